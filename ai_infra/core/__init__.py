@@ -1,0 +1,1 @@
+"""Words all rooms share: errors, ids, paths, settings, events, durable writes, the process contract."""
