@@ -1,0 +1,334 @@
+"""The one door to tmux.
+
+Every call is one `tmux` process with a deadline and explicit formats. Targets are ids, never names; options
+are set on our session and windows only, never globally; the server is never killed. What tmux cannot tell
+is Unknown, which is not Absent: nobody restarts or deletes anything on it.
+
+libtmux is not used here: it forks once per attribute and has no deadline; one `list-panes` tells all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from ai_infra.core import ids
+from ai_infra.core.errors import ConnectorError, ConnectorUnavailable, SystemProblem
+from ai_infra.core.settings import TmuxSettings
+from ai_infra.supervisor.spec import SessionSpec, WindowSpec
+
+CALL_TIMEOUT_S = 5.0  #: a tmux server that does not answer in this time is Unknown
+OLDEST = (3, 2)
+#: variables a window may have, beside the few we set; everything else stays outside
+ENV_ALLOWED = (
+    "HOME",
+    "USER",
+    "LOGNAME",
+    "SHELL",
+    "PATH",
+    "LANG",
+    "LC_ALL",
+    "LC_CTYPE",
+    "TZ",
+    "TERM",
+    "AI_INFRA_HOME",
+)
+#: a plain printable separator: in a C locale tmux prints a tab as "_"
+_SEP = "|"
+_FIELDS = (
+    "session_name",
+    "session_id",
+    "window_id",
+    "window_index",
+    "pane_id",
+    "pane_pid",
+    "pane_dead",
+    "pane_dead_status",
+    "pane_dead_signal",
+    "@ai_infra",
+    "@ai_infra_home",
+    "@ai_infra_window",
+)
+_FORMAT = _SEP.join("#{" + field + "}" for field in _FIELDS)
+_NOBODY = re.compile(
+    r"no server running|error connecting to .*\((No such file or directory|Connection refused)\)"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pane:
+    """One pane of ours, as tmux sees it."""
+
+    window: ids.WindowName
+    window_id: str
+    pane_id: str
+    pid: int
+    dead: bool
+    exit_status: int | None  #: None where tmux does not know (measured: for a third of dead panes)
+    exit_signal: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Present:
+    """Our session exists; `panes` has the first pane of each of our windows."""
+
+    session_id: str
+    home: str  #: the installation that made it; empty when tmuxp did
+    panes: Mapping[ids.WindowName, Pane]
+
+
+@dataclass(frozen=True)
+class Absent:
+    """The server said that there is no such session, or there is no server."""
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """A session of that name exists and is not ours."""
+
+    session_id: str
+
+
+@dataclass(frozen=True)
+class Unknown:
+    """tmux did not answer; nothing follows from it."""
+
+    reason: str
+
+
+Sight = Present | Absent | Foreign | Unknown
+
+
+class Tmux:
+    """One tmux server, and the session of ours on it."""
+
+    def __init__(self, settings: TmuxSettings) -> None:
+        self._settings = settings
+        self._argv = ["tmux", *_server_args(settings.socket)]
+
+    @property
+    def session(self) -> str:
+        """The session's name."""
+        return self._settings.session
+
+    def attach_argv(self, window_id: str | None = None) -> list[str]:
+        """The command that shows the session to a person."""
+        select = ["select-window", "-t", window_id, ";"] if window_id else []
+        return [*self._argv, *select, "attach-session", "-t", f"={self.session}"]
+
+    async def look(self) -> Sight:
+        """Ask once for everything. Never raises."""
+        try:
+            code, out, err = await self._call("list-panes", "-a", "-F", _FORMAT)
+        except ConnectorUnavailable as exc:
+            return Unknown(str(exc))
+        if code != 0:
+            return Absent() if _NOBODY.search(err) else Unknown(err.strip() or f"tmux exit code {code}")
+        return sight_of(out, self.session)
+
+    async def create(self, spec: SessionSpec, home: Path) -> str:
+        """Make the session with one empty window; returns its id. Raises ConnectorError if it exists."""
+        size = ["-x", str(self._settings.width), "-y", str(self._settings.height)]
+        made = await self._ok("new-session", "-d", "-P", "-F", f"#{{session_id}}{_SEP}#{{window_id}}", *size,
+                              "-s", spec.name, "-n", spec.windows[0].name, *_EMPTY)  # fmt: skip
+        session_id, window_id = made.strip().split(_SEP)
+        options = {
+            **spec.options,
+            "base-index": "0",
+            "renumber-windows": "off",
+            "update-environment": "",
+            "@ai_infra_home": str(home),
+        }
+        chain = [["set-option", "-t", session_id, name, value] for name, value in options.items()]
+        # Window 0 must be free for the supervisor whatever base-index the user has.
+        chain.append(["move-window", "-s", window_id, "-t", f"{session_id}:{_SPARE_INDEX}"])
+        await self._chain(chain)
+        return session_id
+
+    async def adopt(self, session_id: str, home: Path) -> None:
+        """Mark a session that tmuxp made from our file as this installation's."""
+        await self._ok("set-option", "-t", session_id, "@ai_infra_home", str(home))
+
+    async def add_window(self, session_id: str, window: WindowSpec) -> Pane:
+        """Make an empty window with its options set; the process comes by respawn()."""
+        form = f"#{{window_id}}{_SEP}#{{pane_id}}{_SEP}#{{pane_pid}}"
+        made = await self._ok("new-window", "-d", "-P", "-F", form, "-n", window.name,
+                              "-t", f"{session_id}:{window.index}", *_EMPTY)  # fmt: skip
+        window_id, pane_id, pid = made.strip().split(_SEP)
+        await self._chain([["set-option", "-w", "-t", window_id, n, v] for n, v in window.options.items()])
+        return Pane(window=window.name, window_id=window_id, pane_id=pane_id, pid=int(pid), dead=False,
+                    exit_status=None, exit_signal=None)  # fmt: skip
+
+    async def respawn(self, pane: Pane, argv: Sequence[str], env: Mapping[str, str], cwd: Path) -> None:
+        """Put a process into a pane, in place of whatever is there.
+
+        It gets exactly `env` and what tmux itself must tell it: `env -i` keeps out what the server was
+        started with (a user's keys, for one). No value of it is secret: argv is public for a moment.
+        """
+        form = "#{socket_path},#{pid},#{s/[$]//:session_id}" + _SEP + "#{default-terminal}"
+        told = await self._ok("display-message", "-p", "-t", pane.pane_id, form)
+        tmux, term = told.strip().split(_SEP)
+        pairs = {**env, "TMUX": tmux, "TMUX_PANE": pane.pane_id, "TERM": term}
+        words = [f"{name}={value}" for name, value in pairs.items()]
+        await self._chain(
+            [
+                ["set-option", "-w", "-t", pane.window_id, "remain-on-exit", "on"],
+                ["respawn-pane", "-k", "-c", str(cwd), "-t", pane.pane_id, "env", "-i", *words, *argv],
+            ]
+        )
+
+    async def drop_spare(self, session_id: str) -> None:
+        """Remove the empty window that create() made, and show the first of ours. Twice is safe."""
+        code, _, _ = await self._call("kill-window", "-t", f"{session_id}:{_SPARE_INDEX}")
+        if code == 0:
+            await self._ok("select-window", "-t", f"{session_id}:^")
+
+    async def kill_session(self, session_id: str) -> None:
+        """End our session; the server stays if it has others. Twice is safe."""
+        code, _, err = await self._call("kill-session", "-t", session_id)
+        if code != 0 and "can't find session" not in err and not _NOBODY.search(err):
+            raise ConnectorError(f"tmux kill-session: {err.strip()}")
+
+    async def capture(self, pane: Pane, lines: int) -> str:
+        """The last lines that a pane shows, as text without escapes."""
+        shown = await self._ok("capture-pane", "-p", "-J", "-t", pane.pane_id)
+        kept = [line.rstrip() for line in shown.splitlines() if line.strip()]
+        return "\n".join(kept[-lines:])
+
+    async def set_status(self, session_id: str, text: str) -> None:
+        """What stands at the right of the session's status line. tmux formats in `text` are data."""
+        plain = text.replace("#", "##")
+        await self._chain(
+            [
+                ["set-option", "-t", session_id, "status-right-length", "80"],
+                ["set-option", "-t", session_id, "status-right", plain],
+            ]
+        )
+
+    async def _chain(self, commands: Sequence[Sequence[str]]) -> None:
+        """Several commands in one tmux call, in order."""
+        words: list[str] = []
+        for command in commands:
+            words += [*(_literal(word) for word in command), ";"]
+        if words:
+            await self._ok(*words[:-1])
+
+    async def _ok(self, *args: str) -> str:
+        code, out, err = await self._call(*args)
+        if code != 0:
+            raise ConnectorError(f"tmux {args[0]}: {err.strip() or f'exit code {code}'}")
+        return out
+
+    async def _call(self, *args: str) -> tuple[int, str, str]:
+        # Files in memory, not pipes: the server gets a copy of a pipe, and a hung one would keep it open.
+        with _memory("out") as out, _memory("err") as err:
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    *self._argv,
+                    *args,
+                    stdin=subprocess.DEVNULL,
+                    stdout=out,
+                    stderr=err,
+                    env=client_env(os.environ),
+                )
+            except FileNotFoundError as exc:
+                raise SystemProblem("tmux is not installed; `apt-get install tmux` adds it") from exc
+            try:
+                async with asyncio.timeout(CALL_TIMEOUT_S):
+                    code = await process.wait()
+            except BaseException as exc:
+                process.kill()
+                await process.wait()
+                if isinstance(exc, TimeoutError):
+                    words = f"tmux {args[0]} gave no answer within {CALL_TIMEOUT_S:g} s"
+                    raise ConnectorUnavailable(words) from exc
+                raise
+            return code, _text(out), _text(err)
+
+
+_SPARE_INDEX = 9999  #: where the window waits that new-session cannot do without
+_EMPTY = ("sleep", "infinity")  #: what a window runs between its making and its respawn
+
+
+def sight_of(listing: str, session: str) -> Sight:
+    """What one `list-panes -a` says about our session. Pure."""
+    rows = [line.split(_SEP) for line in listing.splitlines()]
+    rows = [row for row in rows if len(row) == len(_FIELDS) and row[0] == session]
+    if not rows:
+        return Absent()
+    first = dict(zip(_FIELDS, rows[0], strict=True))
+    if not first["@ai_infra"]:
+        return Foreign(first["session_id"])
+    panes: dict[ids.WindowName, Pane] = {}
+    for row in rows:
+        pane = _pane(dict(zip(_FIELDS, row, strict=True)))
+        if pane.window:
+            panes.setdefault(pane.window, pane)
+    return Present(session_id=first["session_id"], home=first["@ai_infra_home"], panes=panes)
+
+
+def _pane(field: Mapping[str, str]) -> Pane:
+    return Pane(
+        window=ids.WindowName(field["@ai_infra_window"]),
+        window_id=field["window_id"],
+        pane_id=field["pane_id"],
+        pid=int(field["pane_pid"]),
+        dead=field["pane_dead"] == "1",
+        exit_status=int(field["pane_dead_status"]) if field["pane_dead_status"] else None,
+        exit_signal=int(field["pane_dead_signal"]) if field["pane_dead_signal"] else None,
+    )
+
+
+def window_env(env: Mapping[str, str], home: Path) -> dict[str, str]:
+    """The environment of a window's process: an allow list."""
+    kept = {name: env[name] for name in ENV_ALLOWED if name in env}
+    return {"LANG": "C.UTF-8", **kept, "AI_INFRA_HOME": str(home)}
+
+
+def client_env(env: Mapping[str, str]) -> dict[str, str]:
+    """What a tmux client of ours brings along; a server it starts keeps this for ever."""
+    kept = {name: env[name] for name in (*ENV_ALLOWED, "TMUX_TMPDIR") if name in env}
+    return {"LANG": "C.UTF-8", **kept}
+
+
+def tmux_version() -> tuple[int, int]:
+    """The installed tmux. Raises SystemProblem when there is none, or it is older than OLDEST."""
+    try:
+        told = subprocess.run(["tmux", "-V"], capture_output=True, text=True, timeout=CALL_TIMEOUT_S).stdout
+    except FileNotFoundError as exc:
+        raise SystemProblem("tmux is not installed; `apt-get install tmux` adds it") from exc
+    except subprocess.TimeoutExpired as exc:
+        raise SystemProblem(f"`tmux -V` gave no answer within {CALL_TIMEOUT_S:g} s") from exc
+    found = re.search(r"(\d+)\.(\d+)", told)
+    version = (int(found[1]), int(found[2])) if found else OLDEST  # "tmux master" is newer
+    if version < OLDEST:
+        raise SystemProblem(
+            f"{told.strip()} is too old; ai-infra needs tmux {OLDEST[0]}.{OLDEST[1]} or later"
+        )
+    return version
+
+
+def _memory(name: str) -> IO[bytes]:
+    return open(os.memfd_create(name), "r+b")
+
+
+def _text(file: IO[bytes]) -> str:
+    file.seek(0)
+    return file.read().decode(errors="replace")
+
+
+def _server_args(socket: str) -> list[str]:
+    if socket == "default":
+        return []
+    return ["-S", socket] if "/" in socket else ["-L", socket]
+
+
+def _literal(word: str) -> str:
+    """tmux takes a trailing `;` of an argument as its own separator."""
+    return word[:-1] + "\\;" if word.endswith(";") else word
