@@ -1,0 +1,250 @@
+"""The loop of an agent: claim, run, hand in, claim again; asleep in Redis when there is nothing to do.
+
+- Start is recovery: what the last life left running is ended, what it held goes back to the queue.
+- An outcome is handed in until Redis has it, or says that the task is no longer ours.
+- When asked to stop: the running command may finish within the drain, then it is stopped and the task given
+  back, its attempt not counted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Protocol, TypeVar
+
+from ai_infra.agents.attempt import Attempt, AttemptView
+from ai_infra.agents.scratch import Scratch
+from ai_infra.core import ids
+from ai_infra.core.errors import AiInfraError, Conflict, ConnectorUnavailable, NotFound, SystemProblem
+from ai_infra.core.orphans import end_orphans
+from ai_infra.core.process import Process
+from ai_infra.core.settings import Settings
+from ai_infra.tasks.engine import Engine
+from ai_infra.tasks.task import Claim, Outcome, State, TaskSpec
+
+AWAY_RETRY_S = 0.2  #: between tries while Redis is away
+NOTICE_WAIT_S = 3600.0  #: the longest sleep in Redis; it ends early with every notice
+CLEAN_EVERY_S = 3600.0
+GOODBYE_S = 1.0  #: for the last word to Redis
+
+T = TypeVar("T")
+
+
+class WorkerView(AttemptView, Protocol):
+    """The agent's window."""
+
+    def idle(self, counts: Mapping[str, int]) -> None:
+        """Nothing to do; asleep until a task comes. `counts`: outcomes of this life, by state."""
+
+    def task_started(self, spec: TaskSpec, attempt: int) -> None:
+        """A task was claimed."""
+
+    def task_ended(self, spec: TaskSpec, state: str, reason: str, duration_s: float) -> None:
+        """Its outcome was accepted, or refused."""
+
+
+class Worker:
+    """One life of one agent."""
+
+    def __init__(
+        self, process: Process, settings: Settings, engine: Engine, view: WorkerView, env: Mapping[str, str]
+    ) -> None:
+        self._process, self._settings, self._engine, self._view, self._env = (
+            process,
+            settings,
+            engine,
+            view,
+            env,
+        )
+        self._agent = ids.AgentName(process.name)
+        self._me = process.worker
+        self._scratch = Scratch(settings.home, settings.agents[process.name])
+        self._handed: asyncio.Queue[Claim] = asyncio.Queue()
+        self._attempt: Attempt | None = None
+        self._cleaned_at = 0.0
+        self._counts: dict[str, int] = {}
+
+    async def recover(self) -> None:
+        """Put right what the last life left; safe, since this process holds the agent's lock."""
+        self._scratch.ensure()
+        ended = await asyncio.to_thread(end_orphans, self._settings.home, self._agent)
+        released = await self._persist(lambda: self._engine.retire_older(self._agent, self._me))
+        if ended or released:
+            self._process.log("recovered", commands_ended=ended, tasks_released=list(released or ()))
+
+    async def serve(self) -> None:
+        """Work until asked to stop; on return nothing runs and no task is held."""
+        listening = asyncio.create_task(self._listen(), name="notices")
+        draining = asyncio.create_task(self._drain_when_asked(), name="drain")
+        try:
+            claim: Claim | None = None
+            while not self._process.stop.is_set():
+                claim = claim or await self._next_claim()
+                if claim is not None:
+                    claim = await self._work(claim)
+        finally:
+            for task in (listening, draining):
+                task.cancel()
+            # If Redis is away the next life, or the end of the lease, gives back what we hold.
+            with contextlib.suppress(AiInfraError, TimeoutError):
+                async with asyncio.timeout(GOODBYE_S):
+                    await self._engine.release(self._me, reason="stopped", count_attempt=False)
+
+    def cancel(self, task: ids.TaskId) -> None:
+        """Stop a running task, if it is the one."""
+        if self._attempt is not None and self._attempt.claim.spec.id == task:
+            self._process.log("cancel_reached", task=task)
+            self._attempt.cancel()
+
+    # -- getting work ---------------------------------------------------------------------------------------
+
+    async def _next_claim(self) -> Claim | None:
+        """The next task, or None when asked to stop; sleeps in between."""
+        claiming = self._persist(lambda: self._engine.claim(self._agent, self._me, self._lease_s))
+        claim = await self._until_stop(claiming)
+        if claim is not None or self._process.stop.is_set():
+            return claim
+        self._view.idle(self._counts)
+        self._clean()
+        handed = await self._until_stop(self._handed.get())
+        if handed is None or handed.state is not State.ASSIGNED:
+            return handed
+        try:
+            await self._persist(lambda: self._engine.start(handed))
+        except (Conflict, NotFound):
+            return None  # cancelled or taken back before we began
+        return handed
+
+    async def _listen(self) -> None:
+        """Take notices out of the inbox for as long as we live."""
+        while True:
+            notice = await self._persist(lambda: self._engine.next_notice(self._me, NOTICE_WAIT_S))
+            if notice is None:
+                continue
+            if notice.kind == "task" and notice.claim is not None:
+                self._handed.put_nowait(notice.claim)
+            elif notice.kind == "cancel" and notice.task is not None:
+                self.cancel(notice.task)
+
+    async def _until_stop(self, waiting: Awaitable[T]) -> T | None:
+        """The result of `waiting`, or None when the stop comes first."""
+        wait = asyncio.ensure_future(waiting)
+        stop = asyncio.create_task(self._process.stop.wait(), name="stop")
+        done, pending = await asyncio.wait({wait, stop}, return_when=asyncio.FIRST_COMPLETED)
+        for task in pending:
+            task.cancel()
+        return wait.result() if wait in done else None
+
+    # -- doing it -------------------------------------------------------------------------------------------
+
+    async def _work(self, claim: Claim) -> Claim | None:
+        """One attempt and its outcome; the next claim, if the hand-in brought one."""
+        spec, began = claim.spec, time.monotonic()
+        self._attempt = Attempt(
+            claim,
+            home=self._settings.home,
+            scratch=self._scratch,
+            limits=self._settings.tasks,
+            view=self._view,
+            base_env=self._env,
+        )
+        self._say_started(claim)
+        try:
+            outcome = await self._attempt.run()
+        except SystemProblem as exc:  # no disk, no rights: this machine's fault, another attempt may do
+            outcome = Outcome(ok=False, error=str(exc), reason="machine")
+        drained, self._attempt = self._attempt.drained, None
+        if drained:
+            await self._hand_in(claim, lambda: self._give_back(claim))
+            state, following = "READY", None
+        else:
+            handed_in = await self._hand_in(
+                claim,
+                lambda: self._engine.finish(
+                    claim, outcome, take_next=not self._process.stop.is_set(), lease_s=self._lease_s
+                ),
+            )
+            state, following = handed_in if handed_in is not None else ("REFUSED", None)
+        self._say_ended(spec, claim.attempt, state, outcome, time.monotonic() - began)
+        return following
+
+    async def _give_back(self, claim: Claim) -> tuple[State, None]:
+        await self._engine.give_back(claim)
+        return State.READY, None
+
+    async def _hand_in(
+        self, claim: Claim, call: Callable[[], Awaitable[tuple[State, Claim | None]]]
+    ) -> tuple[State, Claim | None] | None:
+        """Hand in until Redis has it; None when the task is no longer ours."""
+        try:
+            return await self._persist(call)
+        except (Conflict, NotFound) as exc:
+            self._process.log("outcome_refused", level="warning", task=claim.spec.id, reason=str(exc))
+            return None
+
+    async def _drain_when_asked(self) -> None:
+        """At the first signal the command has the drain to finish, less the grace; the second kills it."""
+        await self._process.stop.wait()
+        with contextlib.suppress(TimeoutError):
+            patience_s = max(0.0, self._settings.supervisor.drain_s - self._settings.tasks.grace_s - 1.0)
+            async with asyncio.timeout(patience_s):
+                await self._process.insist.wait()
+        if self._attempt is not None:
+            self._attempt.drain()
+        await self._process.insist.wait()
+        if self._attempt is not None:
+            self._attempt.kill()
+
+    async def _persist(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Call until Redis answers; gives up only when we must stop now."""
+        said = False
+        while True:
+            try:
+                return await call()
+            except ConnectorUnavailable as exc:
+                if self._process.insist.is_set():
+                    raise
+                if not said:
+                    self._process.log("redis_away", level="warning", reason=str(exc))
+                    said = True
+                await asyncio.sleep(AWAY_RETRY_S)
+
+    # -- saying it ------------------------------------------------------------------------------------------
+
+    @property
+    def _lease_s(self) -> float:
+        return self._settings.tasks.lease_s
+
+    def _say_started(self, claim: Claim) -> None:
+        spec = claim.spec
+        self._process.activity = {"task": spec.id, "task_name": spec.name, "attempt": claim.attempt,
+                                  "task_started_at": time.time()}  # fmt: skip
+        self._process.log(
+            "task_started", task=spec.id, name=spec.name, attempt=claim.attempt, workflow=spec.workflow
+        )
+        self._view.task_started(spec, claim.attempt)
+
+    def _say_ended(self, spec: TaskSpec, attempt: int, state: str, outcome: Outcome, took_s: float) -> None:
+        self._process.activity = {}
+        self._process.log(
+            "task_ended",
+            level="info" if outcome.ok else "warning",
+            task=spec.id,
+            name=spec.name,
+            attempt=attempt,
+            state=str(state),
+            reason=outcome.error or outcome.reason,
+            duration_s=round(took_s, 3),
+        )
+        self._counts[str(state)] = self._counts.get(str(state), 0) + 1
+        self._view.task_ended(spec, str(state), outcome.error or outcome.reason, took_s)
+
+    def _clean(self) -> None:
+        """Old temporary files go, at most once an hour, when there is nothing else to do."""
+        if time.monotonic() - self._cleaned_at > CLEAN_EVERY_S or not self._cleaned_at:
+            self._cleaned_at = time.monotonic()
+            removed = self._scratch.clean_temp(self._settings.tasks.temp_max_age_s)
+            if removed:
+                self._process.log("temp_cleaned", entries=removed)

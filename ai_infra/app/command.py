@@ -1,0 +1,116 @@
+"""The parts of one command: settings, the session, the task engine, a snapshot."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ai_infra.core.errors import ConnectorError, ConnectorUnavailable, NotRunning
+from ai_infra.core.home import Home
+from ai_infra.core.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from ai_infra.supervisor.boot import Session
+    from ai_infra.supervisor.snapshot import AgentLoad, Snapshot
+    from ai_infra.tasks.engine import Engine
+    from ai_infra.tasks.views import AgentCounts, BeatView
+
+
+def settings_from_env() -> Settings:
+    """The settings of this command or process. Raises ConfigError."""
+    return load_settings(Home.from_env(os.environ), os.environ)
+
+
+def program() -> Path:
+    """The `ai-infra` of this installation: the one beside the Python that runs this."""
+    return Path(sys.prefix) / "bin" / "ai-infra"
+
+
+@asynccontextmanager
+async def engine_now(settings: Settings, wait_s: float = 2.0) -> AsyncIterator[Engine]:
+    """The task engine for one command. Raises NotRunning when Redis gives no answer in `wait_s`."""
+    from ai_infra.connectors.redis import Connection
+    from ai_infra.tasks.engine import Engine
+
+    if settings.embedded_redis and not settings.home.redis_socket.exists():
+        raise NotRunning("the session is not up; `ai-infra up` starts it")
+    try:
+        connection = await Connection.open(settings.redis_url, prefix=settings.redis.prefix, wait_s=wait_s)
+    except ConnectorUnavailable as exc:
+        raise NotRunning(f"{exc}; `ai-infra up` starts the session") from exc
+    engine = Engine(connection)
+    try:
+        yield engine
+    finally:
+        engine.close()
+
+
+def session_of(settings: Settings, env: Mapping[str, str]) -> Session:
+    """The session, as `up`, `down` and `restart` use it. Raises ConfigError."""
+    from ai_infra.supervisor.boot import Session
+    from ai_infra.supervisor.spec import load_session
+    from ai_infra.supervisor.tmux import Tmux
+    from ai_infra.supervisor.watch import Starter
+
+    starter = Starter(settings.home, program(), env)
+    return Session(settings, load_session(settings), Tmux(settings.tmux), starter)
+
+
+async def read_snapshot(settings: Settings) -> Snapshot:
+    """The whole session at this moment, for one command; whatever is silent is said in it."""
+    try:
+        async with engine_now(settings) as engine:
+            return await take(settings, engine)
+    except ConnectorError as exc:
+        return await take(settings, None, (str(exc),))
+    except NotRunning:
+        return await take(settings, None)
+
+
+async def take(settings: Settings, engine: Engine | None, problems: tuple[str, ...] = ()) -> Snapshot:
+    """A snapshot from an open engine; without one, what tmux and the ledger tell."""
+    from ai_infra.supervisor.snapshot import take_snapshot
+    from ai_infra.supervisor.spec import load_session
+    from ai_infra.supervisor.tmux import Tmux
+
+    sight = await Tmux(settings.tmux).look()
+    beats: Mapping[str, BeatView] = {}
+    loads: Mapping[str, AgentLoad] = {}
+    if engine is not None:
+        try:
+            beats = await engine.beats()
+            loads = {str(name): _load(counts) for name, counts in (await engine.counts()).items()}
+        except ConnectorError as exc:
+            engine, problems = None, (*problems, str(exc))
+    return take_snapshot(
+        settings,
+        load_session(settings),
+        sight,
+        beats,
+        loads,
+        redis="embedded" if settings.embedded_redis else "a server of yours",
+        redis_ok=engine is not None,
+        durable=engine is not None and engine.connection.durability == "always",
+        problems=problems,
+    )
+
+
+def _load(counts: AgentCounts) -> AgentLoad:
+    from ai_infra.supervisor.snapshot import AgentLoad
+
+    return AgentLoad(
+        ready=counts.ready,
+        active=counts.active,
+        blocked=counts.blocked,
+        delayed=counts.delayed,
+        completed=counts.completed,
+        failed=counts.failed,
+        done_last_hour=counts.hour_done,
+        failed_last_hour=counts.hour_failed,
+        wait_s=counts.hour_mean_wait_s or 0.0,
+        duration_s=counts.hour_mean_duration_s or 0.0,
+    )

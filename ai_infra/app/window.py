@@ -1,0 +1,312 @@
+"""A window's process, built from its parts and taken down in reverse.
+
+Every one has the process contract, a watch over its peers, a connection to Redis and a heartbeat; around what
+its room does. The watch needs no Redis, so that the window of Redis is healed, too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ai_infra.app.command import program, settings_from_env, take
+from ai_infra.core import durable, ids
+from ai_infra.core.errors import AiInfraError, ConnectorError, ConnectorUnavailable, Exit, NotFound
+from ai_infra.core.events import EventLog
+from ai_infra.core.orphans import end_orphans
+from ai_infra.core.process import Process, lock_path
+from ai_infra.core.settings import Settings
+from ai_infra.dashboard.pane import AgentPane, SupervisorPane
+from ai_infra.supervisor.spec import SIDECARS, load_session
+from ai_infra.supervisor.tmux import Present, Tmux
+from ai_infra.supervisor.watch import Death, Starter, Watcher
+
+if TYPE_CHECKING:
+    from ai_infra.tasks.engine import Engine
+
+RECONNECT_S = 1.0
+STATUS_EVERY_S = 5.0
+GOODBYE_S = 1.0  #: for the last word to Redis
+EXTRA_LOCK_WAIT_S = 5.0  #: a life that ends takes its drain, and a little more
+
+
+def run_window(name: str) -> Exit:
+    """Live as the window `name` until asked to stop; the exit code of the process."""
+    settings = settings_from_env()
+    if name not in settings.agents and name not in SIDECARS:
+        raise NotFound(f"no agent or sidecar {name!r}; there are {', '.join([*settings.agents, *SIDECARS])}")
+    settings.home.ensure()
+    return Window(name, settings).run()
+
+
+class Window:
+    """One life of one window's process."""
+
+    def __init__(self, name: str, settings: Settings) -> None:
+        self._settings = settings
+        self._pane = AgentPane() if name in settings.agents else SupervisorPane()
+        show = SupervisorPane().event if name == "supervisor" else self._pane.event
+        quiet = name in ("monitor", "logs")  # these draw something else
+        log_file = settings.home.logs / f"{name}.jsonl"
+        self._log = EventLog(log_file, name, settings.logs.max_bytes, None if quiet else show)
+        self._process = Process(ids.WindowName(name), settings.home, self._log)
+        self._spec = load_session(settings)
+        self._tmux = Tmux(settings.tmux)
+        self._watcher = self._build_watcher()
+        self._engine: Engine | None = None
+
+    def run(self) -> Exit:
+        """Live; returns when the process should exit."""
+        mains: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {
+            "supervisor": self._supervisor,
+            "monitor": self._monitor,
+            "logs": self._logs,
+            "redis": self._redis,
+        }
+        main = mains.get(self._process.name, self._agent)
+
+        async def watched() -> None:
+            async with self._side(self._watcher.run(), "watch"):
+                await main()
+
+        try:
+            return self._process.run(watched, wait_s=self._settings.supervisor.drain_s + EXTRA_LOCK_WAIT_S)
+        finally:
+            self._log.close()
+
+    # -- what each kind of window does ----------------------------------------------------------------------
+
+    async def _agent(self) -> None:
+        async with self._connected() as engine:
+            await self._work(engine)
+
+    async def _work(self, engine: Engine) -> None:
+        """Be a worker, with a heartbeat that goes on while it drains."""
+        from ai_infra.agents.worker import Worker
+
+        assert isinstance(self._pane, AgentPane)
+        self._link_program()
+        worker = Worker(self._process, self._settings, engine, self._pane, dict(os.environ))
+        await worker.recover()
+
+        async def beat() -> None:
+            said = await self._beat(engine, self._process.worker)
+            for task in (*said.cancelled, *said.lost):
+                worker.cancel(task)
+
+        async with self._beating(engine, beat):
+            self._process.ready()
+            await worker.serve()
+
+    async def _supervisor(self) -> None:
+        async with (
+            self._connected() as engine,
+            self._side(engine.run_timers(), "timers"),
+            self._side(self._keep_status(engine), "status"),
+        ):
+            await self._work(engine)
+
+    async def _monitor(self) -> None:
+        from ai_infra.dashboard.monitor import run_monitor
+        from ai_infra.dashboard.source import monitor_data
+
+        async with self._connected() as engine, self._beating(engine):
+            self._process.ready()
+            home = self._settings.home
+
+            async def read() -> Any:
+                return await monitor_data(await take(self._settings, engine), engine, home)
+
+            await run_monitor(read, self._process.stop)
+
+    async def _logs(self) -> None:
+        from ai_infra.dashboard.logs import follow
+
+        async with self._connected() as engine, self._beating(engine):
+            self._process.ready()
+            await follow(self._settings.home.logs, self._process.stop)
+
+    async def _redis(self) -> None:
+        from ai_infra.connectors.embedded_redis import EmbeddedRedis
+
+        home = self._settings.home
+        server = EmbeddedRedis(home, lambda words, level: self._log("redis_said", level, words=words))
+        await server.start()
+        try:
+            async with self._connected() as engine, self._beating(engine):
+                facts = engine.connection.facts
+                self._log("redis_serves", pid=server.pid, version=facts.version, durability=facts.durability,
+                          socket=str(home.redis_socket))  # fmt: skip
+                self._process.ready()
+                async with self._side(server.watch(lambda: _answers(engine)), "redis-watch"):
+                    await self._process.stop.wait()
+                    if self._process.asked_by == "SIGHUP":  # the whole session ends: the others still need us
+                        await self._others_gone()
+        finally:
+            await server.stop(self._settings.supervisor.drain_s)
+
+    # -- parts ----------------------------------------------------------------------------------------------
+
+    def _build_watcher(self) -> Watcher:
+        """The supervisor watches every other window; everybody else watches the supervisor."""
+        name = self._process.name
+        is_supervisor = name == "supervisor"
+        return Watcher(
+            settings=self._settings,
+            spec=self._spec,
+            tmux=self._tmux,
+            starter=Starter(self._settings.home, program(), os.environ),
+            watched=[n for n in self._spec.names if (n == "supervisor") != is_supervisor],
+            me=name,
+            log=self._log,
+            on_death=self._after_death if is_supervisor else None,
+        )
+
+    @asynccontextmanager
+    async def _side(self, work: Awaitable[None], name: str) -> AsyncIterator[None]:
+        """Run `work` beside a block; if it fails, the process is asked to stop, and that is its end."""
+
+        async def run() -> None:
+            try:
+                await work
+            except Exception:
+                self._process.stop.set()
+                raise
+
+        task = asyncio.create_task(run(), name=name)
+        try:
+            yield
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    @asynccontextmanager
+    async def _connected(self) -> AsyncIterator[Engine]:
+        """The task engine, as soon as Redis answers; waits for as long as nobody asks us to stop."""
+        connecting = asyncio.create_task(self._connect(), name="connect")
+        stopping = asyncio.create_task(self._process.stop.wait(), name="stop")
+        await asyncio.wait({connecting, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if not connecting.done():
+            connecting.cancel()
+            raise ConnectorUnavailable("asked to stop before Redis was there")
+        self._engine = connecting.result()
+        try:
+            yield self._engine
+        finally:
+            self._engine.close()
+            self._engine = None
+
+    async def _connect(self) -> Engine:
+        from ai_infra.connectors.redis import Connection
+        from ai_infra.tasks.engine import Engine
+
+        redis = self._settings.redis
+        while True:
+            try:
+                connection = await Connection.open(self._settings.redis_url, prefix=redis.prefix, wait_s=10)
+                return Engine(connection)
+            except ConnectorUnavailable as exc:
+                self._log("redis_away", level="warning", reason=str(exc))
+                await asyncio.sleep(RECONNECT_S)
+
+    @asynccontextmanager
+    async def _beating(
+        self, engine: Engine, beat: Callable[[], Awaitable[object]] | None = None
+    ) -> AsyncIterator[None]:
+        """Heartbeats: at once, with every change of state, and at the end; else at their interval."""
+
+        async def once() -> None:
+            await self._beat(engine, None)
+
+        async with self._side(self._beat_on(beat or once), "heartbeat"):
+            yield
+        with contextlib.suppress(ConnectorError, TimeoutError):
+            async with asyncio.timeout(GOODBYE_S):
+                await engine.forget_beat(self._process.name)
+
+    async def _beat_on(self, beat: Callable[[], Awaitable[object]]) -> None:
+        while True:
+            self._process.changed.clear()
+            try:
+                await beat()
+            except ConnectorError as exc:
+                self._log("heartbeat_failed", level="debug", reason=str(exc))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._settings.supervisor.heartbeat_s):
+                    await self._process.changed.wait()
+
+    async def _beat(self, engine: Engine, worker: ids.WorkerId | None) -> Any:
+        settings = self._settings
+        said = await engine.beat(
+            self._process.name,
+            worker,
+            self._process.payload(),
+            settings.tasks.lease_s,
+            settings.supervisor.offline_s,
+        )
+        beats = await engine.beats() if said.suspects else {}
+        for name in said.suspects:
+            if name in beats and name != self._process.name:
+                await self._watcher.kill_hung(name, int(beats[name].payload.get("pid", 0)))
+        return said
+
+    async def _after_death(self, death: Death) -> None:
+        """What a dead agent was running is ended, and what it held goes back to the queue at once."""
+        if death.window not in self._settings.agents:
+            return
+        ended = await asyncio.to_thread(end_orphans, self._settings.home, death.window)
+        holder = durable.read_json(lock_path(self._settings.home, death.window)) or {}
+        if self._engine is None or not holder.get("worker"):
+            return
+        with contextlib.suppress(ConnectorError):  # else its next life takes them back
+            reason = f"the agent died: {death.how}"
+            tasks = await self._engine.release(holder["worker"], reason=reason)
+            if tasks or ended:
+                self._log("tasks_released", agent=death.window, tasks=tasks, commands_ended=ended)
+
+    async def _keep_status(self, engine: Engine) -> None:
+        """Keep the session's status line true."""
+        from ai_infra.dashboard.statusline import status_text
+
+        said = ""
+        while True:
+            with contextlib.suppress(AiInfraError):
+                text = status_text(await take(self._settings, engine))
+                sight = await self._tmux.look() if text != said else None
+                if isinstance(sight, Present):
+                    await self._tmux.set_status(sight.session_id, text)
+                    said = text
+            await asyncio.sleep(STATUS_EVERY_S)
+
+    async def _others_gone(self) -> None:
+        from ai_infra.supervisor.boot import living_names
+
+        deadline = asyncio.get_running_loop().time() + self._settings.supervisor.drain_s
+        while not self._process.insist.is_set() and asyncio.get_running_loop().time() < deadline:
+            if living_names(self._settings.home) == [self._process.name]:
+                return
+            await asyncio.sleep(0.05)
+
+    def _link_program(self) -> None:
+        """`ai-infra` in the PATH of tasks is this installation's."""
+        link = self._settings.home.run / "bin" / "ai-infra"
+        link.parent.mkdir(mode=0o700, exist_ok=True)
+        if not link.is_symlink() or Path(os.readlink(link)) != program():
+            beside = link.with_name(f".{os.getpid()}")
+            beside.symlink_to(program())
+            beside.replace(link)
+
+
+async def _answers(engine: Engine) -> bool:
+    try:
+        await engine.connection.command("PING")
+    except ConnectorError:
+        return False
+    return True

@@ -1,0 +1,97 @@
+"""`config show|check|path` and `version`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import click
+
+from ai_infra import __version__
+from ai_infra.app.command import settings_from_env
+from ai_infra.cli.output import examples, json_option, plain, print_json
+from ai_infra.core.home import Home
+from ai_infra.core.settings import FILE, Settings, is_secret, known_keys
+
+
+@click.group()
+def config() -> None:
+    """Show and check the settings."""
+
+
+@examples("ai-infra config show", "ai-infra config show --json")
+@config.command("show")
+@json_option
+def show_(as_json: bool) -> None:
+    """Show every setting in force, and where it was set."""
+    settings = settings_from_env()
+    values = {name: _value(settings, name) for name in known_keys()}
+    if as_json:
+        print_json({"settings": values, "origins": settings.origins, "agents": plain(settings.agents)})
+        return
+    for name, value in values.items():
+        click.echo(f"{name + ' = ' + str(value):<52}  {settings.origins[name]}")
+    for agent in settings.agents.values():
+        click.echo(f"agent {agent.name:<10} {agent.description}")
+
+
+def _value(settings: Settings, name: str) -> object:
+    section, key = name.split(".")
+    value = getattr(getattr(settings, section), key)
+    return "(set, not shown)" if value and is_secret(name) else value
+
+
+@examples("ai-infra config check")
+@config.command()
+def check() -> None:
+    """Read every settings, session and workflow file, and say the first thing that is wrong."""
+    from ai_infra.supervisor.spec import load_session, session_file
+    from ai_infra.tasks.workflow import check_workflow
+
+    settings = settings_from_env()
+    spec = load_session(settings)
+    flows = _workflow_files(settings)
+    for path in flows:
+        check_workflow(path, agents=settings.agents)
+    click.echo(f"settings: {len(known_keys())} keys are right")
+    click.echo(f"agents: {', '.join(settings.agents)}")
+    click.echo(f"session: {session_file(settings)}: {len(spec.windows)} windows")
+    click.echo(f"workflows: {', '.join(path.stem for path in flows)}")
+
+
+def _workflow_files(settings: Settings) -> list[Path]:
+    from ai_infra.core.shipped import shipped
+
+    folders = (settings.home.config / "workflows", shipped("config/workflows"))
+    return sorted(path for folder in folders for path in folder.glob("*.yaml"))
+
+
+@examples("ai-infra config path")
+@config.command()
+def path() -> None:
+    """Print where settings of yours go, and where state is kept."""
+    home = Home.from_env(os.environ)
+    places = {
+        "settings": home.config / FILE,
+        "agents": home.config / "agents.yaml",
+        "session": home.config / "tmux" / "session.yaml",
+        "workflows": home.config / "workflows",
+        "state": home.root,
+        "logs": home.logs,
+        "work": home.workspace,
+    }
+    for words, where in places.items():
+        click.echo(f"{words:<10} {where}")
+
+
+@examples("ai-infra version", "ai-infra version --json")
+@click.command()
+@json_option
+def version(as_json: bool) -> None:
+    """Print the version of ai-infra and of Python."""
+    python = ".".join(str(part) for part in sys.version_info[:3])
+    if as_json:
+        print_json({"version": __version__, "python": python})
+    else:
+        click.echo(f"ai-infra {__version__} (Python {python})")

@@ -1,0 +1,121 @@
+"""The parser's root: all commands, loaded when they are used, and how errors become exit codes."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import traceback
+
+import click
+
+from ai_infra.core.errors import AiInfraError, Exit
+
+#: command → module that defines it, and its one line in `ai-infra --help`
+COMMANDS = {
+    "up": ("session", "Start the session, or what is missing of it."),
+    "down": ("session", "Stop every process and end the session."),
+    "status": ("session", "Show every window: alive, busy, healthy?"),
+    "attach": ("session", "Show the session in this terminal."),
+    "restart": ("session", "Replace the process of one window."),
+    "logs": ("session", "Show what the processes logged."),
+    "task": ("task", "Submit, list, show, wait for, cancel, retry tasks."),
+    "workflow": ("workflow", "Run a file of tasks that depend on each other."),
+    "checkup": ("checkup", "Examine a git repository and this machine."),
+    "doctor": ("doctor", "Check this machine and installation."),
+    "config": ("config", "Show and check the settings."),
+    "version": ("config", "Print the version."),
+}
+
+EXIT_CODES = "\b\nExit codes:\n" + "\n".join(
+    f"  {code.value:<4}{words}"
+    for code, words in {
+        Exit.OK: "done",
+        Exit.FAILED: "the work ran and failed, or a check found something wrong",
+        Exit.USAGE: "wrong flag, name or value",
+        Exit.NOT_RUNNING: "the session, or Redis, is not up",
+        Exit.NOT_FOUND: "no such task, workflow, window or file",
+        Exit.CONFLICT: "the state does not allow it, or somebody else is at it",
+        Exit.CONFIG: "a settings or workflow file is wrong",
+        Exit.SYSTEM: "a program, a right or disk space is missing on this machine",
+        Exit.TIMEOUT: "not finished in the time given",
+        Exit.INTERRUPTED: "interrupted (Ctrl-C)",
+    }.items()
+)
+
+
+class LazyGroup(click.Group):
+    """Loads a command's module only when that command is used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """All names, in the order of the table."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        """The command of that name, or None."""
+        if name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"ai_infra.cli.{COMMANDS[name][0]}")
+        command = getattr(module, name)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list in `--help`, without loading anything."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, words) for name, (_, words) in COMMANDS.items()])
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog=EXIT_CODES + "\n\n\b\nExamples:\n  ai-infra up\n  ai-infra status\n  ai-infra checkup .\n"
+    "  tmux attach -t ai-infrastructure",
+)
+@click.version_option(package_name="ai-infra", message="ai-infra %(version)s")
+def cli() -> None:
+    """A supervised team of AI agents on this machine, in one tmux session."""
+
+
+def run_cli() -> int:
+    """Parse, run, and say errors in one line; the exit code."""
+    try:
+        code = cli.main(standalone_mode=False, prog_name="ai-infra")
+        return int(code) if isinstance(code, int) else Exit.OK
+    except click.UsageError as exc:
+        return _say(_usage_words(exc), Exit.USAGE)
+    except click.exceptions.Abort:
+        return _say("interrupted", Exit.INTERRUPTED)
+    except click.ClickException as exc:
+        return _say(exc.format_message(), Exit.USAGE)
+    except AiInfraError as exc:
+        return _say(str(exc), exc.exit_code)
+    except KeyboardInterrupt:
+        return _say("interrupted", Exit.INTERRUPTED)
+    except BrokenPipeError:
+        sys.stdout = None  # whoever read us has gone: nothing more to say
+        return Exit.OK
+    except Exception as exc:  # noqa: BLE001 the rim: a bug ends in one line, its trace in a file
+        return _say(f"bug: {exc!r}{_keep_trace()}", Exit.FAILED)
+
+
+def _usage_words(exc: click.UsageError) -> str:
+    path = exc.ctx.command_path if exc.ctx is not None else "ai-infra"
+    return f"{exc.format_message().rstrip('.')}; see `{path} --help`"
+
+
+def _say(words: str, code: Exit) -> Exit:
+    click.echo(f"ai-infra: {words}", err=True)
+    return code
+
+
+def _keep_trace() -> str:
+    import os
+
+    from ai_infra.core.home import Home
+
+    path = Home.from_env(os.environ).logs / "cli-trace.txt"
+    try:
+        path.write_text(traceback.format_exc())
+    except OSError:
+        return ""
+    return f" (trace in {path})"
