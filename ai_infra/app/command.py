@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ai_infra.core.errors import ConnectorError, ConnectorUnavailable, NotRunning
+from ai_infra.core.errors import ConnectorError, ConnectorUnavailable, NotRunning, SystemProblem
 from ai_infra.core.home import Home
 from ai_infra.core.settings import Settings, load_settings
 
@@ -36,11 +36,15 @@ async def engine_now(settings: Settings, wait_s: float = 2.0) -> AsyncIterator[E
     from ai_infra.connectors.redis import Connection
     from ai_infra.tasks.engine import Engine
 
-    if settings.embedded_redis and not settings.home.redis_socket.exists():
+    if settings.embedded_redis and not settings.home.redis_socket.exists() and not settings.home.is_full():
         raise NotRunning("the session is not up; `ai-infra up` starts it")
     try:
         connection = await Connection.open(settings.redis_url, prefix=settings.redis.prefix, wait_s=wait_s)
     except ConnectorUnavailable as exc:
+        if settings.embedded_redis and settings.home.is_full():
+            raise SystemProblem(
+                f"{settings.home.root}: the disk is full, so Redis waits; free some space"
+            ) from exc
         raise NotRunning(f"{exc}; `ai-infra up` starts the session") from exc
     engine = Engine(connection)
     try:
@@ -65,7 +69,7 @@ async def read_snapshot(settings: Settings) -> Snapshot:
     try:
         async with engine_now(settings) as engine:
             return await take(settings, engine)
-    except ConnectorError as exc:
+    except (ConnectorError, SystemProblem) as exc:
         return await take(settings, None, (str(exc),))
     except NotRunning:
         return await take(settings, None)

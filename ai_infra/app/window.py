@@ -49,11 +49,11 @@ class Window:
 
     def __init__(self, name: str, settings: Settings) -> None:
         self._settings = settings
-        self._pane = AgentPane() if name in settings.agents else SupervisorPane()
-        show = SupervisorPane().event if name == "supervisor" else self._pane.event
+        is_agent = name in settings.agents
+        self._pane = AgentPane(task_logs=settings.home.task_logs) if is_agent else SupervisorPane()
         quiet = name in ("monitor", "logs")  # these draw something else
         log_file = settings.home.logs / f"{name}.jsonl"
-        self._log = EventLog(log_file, name, settings.logs.max_bytes, None if quiet else show)
+        self._log = EventLog(log_file, name, settings.logs.max_bytes, None if quiet else self._pane.event)
         self._process = Process(ids.WindowName(name), settings.home, self._log)
         self._spec = load_session(settings)
         self._tmux = Tmux(settings.tmux)
@@ -112,15 +112,17 @@ class Window:
             await self._work(engine)
 
     async def _monitor(self) -> None:
+        from ai_infra.dashboard.logs import Recent
         from ai_infra.dashboard.monitor import run_monitor
-        from ai_infra.dashboard.source import monitor_data
+        from ai_infra.dashboard.source import EVENTS_SHOWN, monitor_data
 
+        home = self._settings.home
+        log = Recent(home.logs, EVENTS_SHOWN)
         async with self._connected() as engine, self._beating(engine):
             self._process.ready()
-            home = self._settings.home
 
             async def read() -> Any:
-                return await monitor_data(await take(self._settings, engine), engine, home)
+                return await monitor_data(await take(self._settings, engine), engine, home, log)
 
             await run_monitor(read, self._process.stop)
 

@@ -1,7 +1,7 @@
 """The `ai-infra` command: parse, one call, print, exit code.
 
-`main()` is what a person runs. A window's process (`ai-infra run NAME`) begins here without the parser: a dozen
-of them start at once.
+`main()` is what a person runs. A window's process (`ai-infra run NAME`) begins here without the parser, since
+a dozen of them start at once.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from ai_infra.app.command import settings_from_env
-from ai_infra.cli.output import examples, json_option, print_json, run_async
+from ai_infra.cli.output import examples, in_colour, json_option, print_json, run_async, width
 from ai_infra.core.durable import read_json
 from ai_infra.core.errors import Exit, Failed, NotFound, UsageError
 from ai_infra.core.shipped import shipped
@@ -27,8 +27,8 @@ from ai_infra.core.shipped import shipped
 def checkup(repo: str, output: str | None, part: str | None, out: str | None, as_json: bool) -> int:
     """Examine the git repository REPO (default: the one around the current folder) and this machine.
 
-    Inventory, measures, lint, tests, secrets, the state of the machine: each by the agent whose work it is. The
-    supervisor joins them into one Markdown report. Exits with 1 when its verdict is `fail`.
+    Inventory, measures, lint, tests, secrets, the state of the machine: each by the agent whose work it is.
+    The supervisor joins them into one Markdown report. Exits with 1 when its verdict is `fail`.
     """
     folder = Path(repo).resolve()
     if not folder.is_dir():
@@ -70,7 +70,9 @@ def _all_parts(repo: Path, output: str | None, as_json: bool) -> int:
     if as_json:
         print_json(verdict)
     else:
+        from ai_infra.dashboard.report import report_text
+
         click.echo()
-        click.echo(text)
+        click.echo(report_text(text, width(), colour=True) if in_colour() else text)
         click.echo(f"report: {report}")
     return Exit.FAILED if verdict.get("verdict") == "fail" else Exit.OK

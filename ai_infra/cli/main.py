@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import sys
 import traceback
 
@@ -78,6 +79,9 @@ def cli() -> None:
 
 def run_cli() -> int:
     """Parse, run, and say errors in one line; the exit code."""
+    for stream in (sys.stdout, sys.stderr):  # a terminal that is not UTF-8 shows what it can
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         code = cli.main(standalone_mode=False, prog_name="ai-infra")
         return int(code) if isinstance(code, int) else Exit.OK

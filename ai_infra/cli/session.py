@@ -50,7 +50,7 @@ async def _up(settings: Settings, quiet: bool) -> UpReport:
         try:
             async with engine_now(settings, wait_s=1.0) as engine:
                 return await engine.beats()
-        except (NotRunning, ConnectorError):
+        except (NotRunning, ConnectorError, SystemProblem):
             return {}
 
     progress = _silent if quiet else _print_progress
@@ -74,8 +74,17 @@ def _check_machine(settings: Settings) -> None:
     tmux_version()
     if settings.embedded_redis:
         find_server()
+    else:
+        run_async(_reach_redis(settings))
     if not program().exists():
         raise SystemProblem(f"{program()}: not there; run install.sh again")
+
+
+async def _reach_redis(settings: Settings) -> None:
+    """A server of the user's must answer before anything is started. Raises ConnectorError, SystemProblem."""
+    from ai_infra.connectors.redis import Connection
+
+    (await Connection.open(settings.redis_url, prefix=settings.redis.prefix, wait_s=3)).close()
 
 
 def _attach_words(settings: Settings) -> str:
@@ -184,7 +193,8 @@ def logs(window: str | None, follow: bool, lines: int, as_json: bool) -> None:
         run_async(view.follow(settings.home.logs, asyncio.Event(), names, lines))
         return
     for entry in view.recent(settings.home.logs, names, lines):
-        click.echo(view.format_entry(entry, colour=in_colour()))
+        columns = width() if sys.stdout.isatty() else None
+        click.echo(view.format_entry(entry, columns, colour=in_colour()))
 
 
 def _log_names(settings: Settings, window: str | None) -> list[str] | None:

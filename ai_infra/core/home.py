@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from ai_infra.core.durable import system_problem
 from ai_infra.core.errors import SystemProblem
 
 SOCKET_PATH_MAX = 107  #: bytes in a unix socket's address on Linux
+ROOM_BYTES = 1_000_000  #: with less than this the disk counts as full
 FOLDERS = ("config", "run", "redis", "logs", "logs/tasks", "workspace", "workspace/workflows")
 
 
@@ -72,6 +74,13 @@ class Home:
         """The scratch workspace of one agent."""
         return self.workspace / ".agent-scratch" / agent
 
+    def is_full(self) -> bool:
+        """Whether the disk has too little room for Redis to write on."""
+        try:
+            return shutil.disk_usage(self.root).free < ROOM_BYTES
+        except OSError:
+            return False
+
     def ensure(self) -> None:
         """Create what is missing, private to the owner. Twice is safe.
 
@@ -83,6 +92,8 @@ class Home:
                 f"{self.root}: the path is too long for unix sockets ({SOCKET_PATH_MAX} bytes with "
                 "'run/redis.sock'); set AI_INFRA_HOME to a shorter one"
             )
+        if self.root.exists() and not self.root.is_dir():
+            raise SystemProblem(f"{self.root}: is not a folder; set AI_INFRA_HOME to one")
         try:
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._check_owner()
@@ -95,8 +106,6 @@ class Home:
 
     def _check_owner(self) -> None:
         found = self.root.stat()
-        if not stat.S_ISDIR(found.st_mode):
-            raise SystemProblem(f"{self.root}: is not a folder; set AI_INFRA_HOME to one")
         if found.st_uid != os.geteuid():
             raise SystemProblem(
                 f"{self.root}: belongs to another user; set AI_INFRA_HOME to a folder of yours"
