@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.conftest import RedisServer
-from tests.e2e.conftest import WINDOWS, Installation
 
 from ai_infra.testing import wait_until
+from tests.conftest import RedisServer
+from tests.e2e.conftest import WINDOWS, Installation
 
 NEEDED = ("bash", "sh", "env", "sleep", "tmux", "redis-server", "git", "python3")
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounts a file system")

@@ -8,9 +8,8 @@ import stat
 import subprocess
 from pathlib import Path
 
-from tests.e2e.conftest import PROGRAM, SESSION, WINDOWS, Installation, alive
-
 from ai_infra.testing import wait_until
+from tests.e2e.conftest import PROGRAM, SESSION, WINDOWS, Installation, alive
 
 
 def test_fresh_boot_shows_every_window_ready(machine: Installation) -> None:

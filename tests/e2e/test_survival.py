@@ -10,9 +10,9 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.e2e.conftest import SESSION, WINDOWS, Installation, alive
 
 from ai_infra.testing import wait_until
+from tests.e2e.conftest import SESSION, WINDOWS, Installation, alive
 
 QUICK = "supervisor: {restart_delay_s: 0.2, heartbeat_s: 0.5, offline_s: 2}\n"
 
@@ -24,7 +24,7 @@ def hang(pid: int) -> None:
 
 
 def thirty_tasks(machine: Installation) -> Path:
-    """A workflow of 30 tasks over all agents, in chains with a join; each writes a line of its own once it is done."""
+    """A workflow of 30 tasks over all agents, in chains with a join; each writes its own line when it is done."""
     agents = ["code", "data", "infra", "research", "qa", "supervisor"]
     lines = ["name: thirty", "tasks:"]
     for i in range(29):

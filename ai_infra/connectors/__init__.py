@@ -1,0 +1,1 @@
+"""The only rooms that speak to outside services: keys, server-side code, error translation."""

@@ -1,0 +1,108 @@
+-- Cancelling, and running again.
+
+local function cancel_one(t, reason, token, requested, cancelled)
+  if ACTIVE[t.s] then
+    requested[#requested + 1] = t.id
+    if t.cx then return end
+    call('HSET', P .. 't:' .. t.id, 'cx', reason, 'ck', token)
+    call('RPUSH', P .. 'inbox:' .. t.w,
+      cjson.encode({ kind = 'cancel', task = t.id, fence = t.f, reason = reason }))
+    return
+  end
+  unqueue(t)
+  cancelled[#cancelled + 1] = t.id
+  for _, id in ipairs(end_task(t, 'CANCELLED', reason, 'er', 'cancelled: ' .. reason, 'ck', token)) do
+    cancelled[#cancelled + 1] = id
+  end
+end
+
+-- args: id, reason, token of this call
+local function cancel(keys, args)
+  begin(keys)
+  local t = load(args[1])
+  if not t then return not_found('task ' .. args[1] .. ' does not exist') end
+  local requested, cancelled = {}, {}
+  if TERMINAL[t.s] then
+    if call('HGET', P .. 't:' .. t.id, 'ck') ~= args[3] then
+      return conflict('task ' .. t.id .. ' is ' .. t.s .. ' already')
+    end
+    return { t.s, { t.id }, {} }
+  end
+  cancel_one(t, args[2], args[3], requested, cancelled)
+  return { t.s, cancelled, requested }
+end
+
+-- args: workflow, reason, token
+local function cancel_workflow(keys, args)
+  begin(keys)
+  if call('EXISTS', P .. 'wf:' .. args[1]) == 0 then return not_found('workflow ' .. args[1] .. ' does not exist') end
+  local requested, cancelled = {}, {}
+  for _, id in ipairs(call('LRANGE', P .. 'wt:' .. args[1], 0, -1)) do
+    local t = load(id)
+    if not TERMINAL[t.s] then cancel_one(t, args[2], args[3], requested, cancelled) end
+  end
+  return { '', cancelled, requested }
+end
+
+-- Open upstreams of a task that is to run again, and one that forbids it.
+local function standing(t)
+  local open, bad = 0, nil
+  for need in string.gmatch(t.nd or '', '%S+') do
+    local state = call('HGET', P .. 't:' .. need, 's')
+    if state and not TERMINAL[state] then open = open + 1 end
+    if t.r == 'all_succeeded' and (state == 'FAILED' or state == 'CANCELLED') then bad = need end
+  end
+  return open, bad
+end
+
+local function reopen(t, open, token)
+  call('HDEL', P .. 't:' .. t.id, 'cb', 'cx', 'er', 'df', 'st', 'fi', 'ck')
+  call('DEL', P .. 'r:' .. t.id)
+  t.cb, t.cx, t.at, t.st, t.n = nil, nil, 0, 0, open
+  if open == 0 then
+    make_ready(t, 'retry', 'at', 0, 'n', 0, 'rk', token)
+  else
+    move(t, 'BLOCKED', 'retry', 'at', 0, 'n', open, 'rk', token)
+  end
+end
+
+-- `t` is open again: dependants cancelled because of it wait for it once more, those that still wait count it anew.
+local function reopen_kids(t, token, out)
+  local stack = { t }
+  while #stack > 0 do
+    local one = table.remove(stack)
+    for _, id in ipairs(call('LRANGE', P .. 'kids:' .. one.id, 0, -1)) do
+      local kid = load(id)
+      local open, bad = standing(kid) -- counted afresh: several of its upstreams may open in one call
+      if kid.s == 'BLOCKED' or kid.s == 'PENDING' then
+        call('HSET', P .. 't:' .. id, 'n', open)
+        if kid.cb and not bad then call('HDEL', P .. 't:' .. id, 'cb') end
+      elseif kid.s == 'CANCELLED' and kid.cb == one.id then
+        if bad then
+          call('HSET', P .. 't:' .. id, 'cb', bad)
+        else
+          reopen(kid, open, token)
+          out[#out + 1] = id
+          stack[#stack + 1] = kid
+        end
+      end
+    end
+  end
+end
+
+-- args: id, token of this call
+local function retry(keys, args)
+  begin(keys)
+  local t = load(args[1])
+  if not t then return not_found('task ' .. args[1] .. ' does not exist') end
+  if call('HGET', P .. 't:' .. t.id, 'rk') == args[2] then return { t.id } end
+  if t.s ~= 'FAILED' and t.s ~= 'CANCELLED' then
+    return conflict('task ' .. t.id .. ' is ' .. t.s .. '; only a FAILED or CANCELLED task can be tried again')
+  end
+  local open, bad = standing(t)
+  if bad then return conflict('task ' .. t.id .. ' needs ' .. bad .. ', which did not succeed; retry that one') end
+  local out = { t.id }
+  reopen(t, open, args[2])
+  reopen_kids(t, args[2], out)
+  return out
+end

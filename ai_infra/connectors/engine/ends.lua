@@ -1,0 +1,99 @@
+-- Ends of tasks and what follows from them: dependants, waiters, statistics, giving back.
+
+local function wake_waiters(t)
+  if not t.wt then return end
+  for _, token in ipairs(call('SMEMBERS', P .. 'waiters:' .. t.id)) do
+    call('RPUSH', P .. 'box:' .. token, t.id)
+    call('PEXPIRE', P .. 'box:' .. token, 120000)
+  end
+  call('DEL', P .. 'waiters:' .. t.id)
+  call('HDEL', P .. 't:' .. t.id, 'wt')
+end
+
+local function cause_text(t, root)
+  return 'upstream ' .. t.nm .. ' (' .. t.id .. ') is ' .. t.s .. (root and root ~= t.id and ', because of ' .. root or '')
+end
+
+-- One upstream has ended: count it, and cancel or release what waited for it. Pushes what was cancelled.
+local function settle_one(t, root, stack, cancelled)
+  local good = t.s == 'COMPLETED'
+  for _, id in ipairs(call('LRANGE', P .. 'kids:' .. t.id, 0, -1)) do
+    local open = call('HINCRBY', P .. 't:' .. id, 'n', -1)
+    if open == 0 or not good then
+      local kid = load(id)
+      if not good and kid.r == 'all_succeeded' then
+        if kid.s == 'BLOCKED' then
+          local text = cause_text(t, root)
+          move(kid, 'CANCELLED', text, 'er', text, 'cb', t.id, 'fi', NOW_TEXT)
+          cancelled[#cancelled + 1] = id
+          stack[#stack + 1] = kid
+        elseif kid.s == 'PENDING' then
+          call('HSET', P .. 't:' .. id, 'cb', t.id) -- still held: cancelled at commit
+        end
+      elseif open == 0 and kid.s == 'BLOCKED' then
+        make_ready(kid, '')
+      end
+    end
+  end
+  if good then call('DEL', P .. 'kids:' .. t.id) end
+end
+
+-- `t` has just reached a terminal state. Adds the ids cancelled because of it to `cancelled`.
+local function settle(t, cancelled)
+  local stack, root = { t }, t.id
+  while #stack > 0 do
+    local one = table.remove(stack)
+    wake_waiters(one)
+    settle_one(one, root, stack, cancelled)
+  end
+end
+
+local function add(key, field, number)
+  if number > 0 then call('HINCRBY', key, field, int(number)) end
+end
+
+local function measure(t, field)
+  local key = P .. 'm:' .. t.a .. ':' .. int(math.floor(NOW / 60000))
+  if call('HINCRBY', key, field, 1) == 1 then call('EXPIRE', key, HOUR_S + 120) end
+  if t.st > 0 then
+    add(key, 'wait_ms', t.st - t.rd)
+    add(key, 'run_ms', NOW - t.st)
+  end
+end
+
+local function end_task(t, state, reason, ...)
+  local cancelled = {}
+  move(t, state, reason, 'fi', NOW_TEXT, ...)
+  settle(t, cancelled)
+  return cancelled
+end
+
+-- The worker is gone or gives up its hold: back to the queue, or to the dead letters when out of attempts.
+-- An attempt that never began does not count.
+local function give_back(t, reason, counts)
+  local text = reason
+  if t.cx then return end_task(t, 'CANCELLED', t.cx, 'er', 'cancelled: ' .. t.cx) end
+  if t.s == 'ASSIGNED' or not counts then
+    t.at = t.at - 1
+  elseif t.at >= t.mx then
+    measure(t, 'failed')
+    return end_task(t, 'FAILED', text, 'er', text .. ' in attempt ' .. t.at .. ' of ' .. t.mx)
+  end
+  make_ready(t, text, 'at', t.at, 'er', text)
+end
+
+local function forget_worker(worker, agent)
+  call('ZREM', P .. 'idle:' .. agent, worker)
+  call('ZREM', P .. 'seen', worker)
+  call('HDEL', P .. 'workers', worker)
+end
+
+local function release(worker, reason, counts)
+  local text = call('HGET', P .. 'workers', worker)
+  if text then forget_worker(worker, string.match(text, '^%S+')) end
+  call('DEL', P .. 'inbox:' .. worker)
+  local ids = call('SMEMBERS', P .. 'own:' .. worker)
+  table.sort(ids)
+  for _, id in ipairs(ids) do give_back(load(id), reason, counts) end
+  return ids
+end

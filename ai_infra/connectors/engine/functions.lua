@@ -1,0 +1,34 @@
+-- The table of functions.
+
+local function version()
+  return { VERSION, DIGEST }
+end
+
+local function moves()
+  local out = {}
+  for from, targets in pairs(MOVES) do
+    local row = { from }
+    for to in pairs(targets) do row[#row + 1] = to end
+    out[#out + 1] = row
+  end
+  return out
+end
+
+-- Reading works while writing is refused; when memory is full, only new work is refused.
+local READS = { 'no-writes' }
+local WORKS = { 'allow-oom' }
+local FUNCTIONS = {
+  { 'version', version, READS }, { 'moves', moves, READS }, { 'beats', beats, READS }, { 'get', get, READS },
+  { 'list', list, READS }, { 'find', find, READS }, { 'workflow', workflow, READS },
+  { 'workflows', list_workflows, READS }, { 'counts', counts, READS },
+  { 'submit', submit, {} }, { 'commit', commit, WORKS }, { 'abort', abort, WORKS },
+  { 'claim', claim, WORKS }, { 'recover', recover, READS }, { 'start', start, WORKS }, { 'finish', finish, WORKS },
+  { 'give_back', return_task, WORKS }, { 'release', release_worker, WORKS }, { 'retire', retire, WORKS },
+  { 'tick', tick, WORKS }, { 'beat', beat, WORKS }, { 'forget_beat', forget_beat, WORKS },
+  { 'cancel', cancel, WORKS }, { 'cancel_workflow', cancel_workflow, WORKS }, { 'retry', retry, WORKS },
+  { 'watch', watch, WORKS }, { 'unwatch', unwatch, WORKS },
+}
+for i = 1, #FUNCTIONS do -- ipairs is not there yet
+  local f = FUNCTIONS[i]
+  redis.register_function({ function_name = 'ai_' .. f[1], callback = f[2], flags = f[3] })
+end

@@ -1,0 +1,170 @@
+-- Waiting and looking: nothing here moves a task.
+
+-- args: token, ttl ms, ids...; answers those that have not ended
+local function watch(keys, args)
+  begin(keys)
+  local open = {}
+  for i = 3, #args do
+    local state = call('HGET', P .. 't:' .. args[i], 's')
+    if not state then return not_found('task ' .. args[i] .. ' does not exist') end
+    if not TERMINAL[state] then open[#open + 1] = args[i] end
+  end
+  for _, id in ipairs(open) do
+    call('HSET', P .. 't:' .. id, 'wt', 1)
+    call('SADD', P .. 'waiters:' .. id, args[1])
+    if call('PTTL', P .. 'waiters:' .. id) < tonumber(args[2]) then
+      call('PEXPIRE', P .. 'waiters:' .. id, args[2])
+    end
+  end
+  return open
+end
+
+-- args: token, ids...
+local function unwatch(keys, args)
+  begin(keys)
+  call('DEL', P .. 'box:' .. args[1])
+  for i = 2, #args do call('SREM', P .. 'waiters:' .. args[i], args[1]) end
+  return 'OK'
+end
+
+local function open_needs(t)
+  local out = {}
+  for need in string.gmatch(t or '', '%S+') do
+    local state = call('HGET', P .. 't:' .. need, 's')
+    if state and not TERMINAL[state] then out[#out + 1] = need end
+  end
+  return out
+end
+
+local function view(id)
+  local v = call('HMGET', P .. 't:' .. id, 's', 'at', 'w', 'ts', 'rd', 'st', 'fi', 'er', 'nd')
+  if not v[1] then return nil end
+  local waits = (v[1] == 'BLOCKED' or v[1] == 'PENDING') and open_needs(v[9]) or {}
+  return { call('GET', P .. 'p:' .. id), v[1], v[2], v[3], v[4], v[5], v[6], v[7], v[8],
+    call('GET', P .. 'r:' .. id), waits }
+end
+
+local function views(ids)
+  local out = {}
+  for _, id in ipairs(ids) do out[#out + 1] = view(id) end
+  return out
+end
+
+-- args: ids...
+local function get(keys, args)
+  begin(keys)
+  for _, id in ipairs(args) do
+    if call('EXISTS', P .. 't:' .. id) == 0 then return not_found('task ' .. id .. ' does not exist') end
+  end
+  return views(args)
+end
+
+-- Index keys that hold the tasks of a state.
+local function sources(state, agent)
+  if state == '' then return { 'all' } end
+  if ACTIVE[state] then return { 'lease' } end
+  if state == 'PENDING' then return { 'delay', 'held' } end
+  if state == 'BLOCKED' then return { 'blocked' } end
+  if state ~= 'READY' then return { TERMINAL[state] } end
+  local out = {}
+  for _, name in ipairs(agent ~= '' and { agent } or call('SMEMBERS', P .. 'agents')) do
+    out[#out + 1] = 'ready:' .. name
+  end
+  return out
+end
+
+local function candidates(state, agent, workflow, scan)
+  if workflow ~= '' then return call('LRANGE', P .. 'wt:' .. workflow, 0, -1) end
+  local ids = {}
+  for _, name in ipairs(sources(state, agent)) do
+    for _, id in ipairs(call('ZREVRANGE', P .. name, 0, scan - 1)) do ids[#ids + 1] = id end
+  end
+  return ids
+end
+
+-- args: state or '', agent or '', workflow or '', limit, most tasks to look at
+local function list(keys, args)
+  begin(keys)
+  local found = {}
+  for _, id in ipairs(candidates(args[1], args[2], args[3], tonumber(args[5]))) do
+    local v = call('HMGET', P .. 't:' .. id, 's', 'a', 'q')
+    if v[1] and (args[1] == '' or v[1] == args[1]) and (args[2] == '' or v[2] == args[2]) then
+      found[#found + 1] = { id, tonumber(v[3]) }
+      if args[1] == '' and args[3] == '' and #found == tonumber(args[4]) then break end -- in order already
+    end
+  end
+  table.sort(found, function(x, y) return x[2] > y[2] end)
+  local ids = {}
+  for i = 1, math.min(#found, tonumber(args[4])) do ids[i] = found[i][1] end
+  return views(ids)
+end
+
+-- args: beginning of an id, limit, most tasks to look at (newest first)
+local function find(keys, args)
+  begin(keys)
+  if call('EXISTS', P .. 't:' .. args[1]) == 1 then return { args[1] } end
+  local out = {}
+  for _, id in ipairs(call('ZREVRANGE', P .. 'all', 0, tonumber(args[3]) - 1)) do
+    if string.sub(id, 1, #args[1]) == args[1] then
+      out[#out + 1] = id
+      if #out == tonumber(args[2]) then break end
+    end
+  end
+  return out
+end
+
+-- How many tasks are held, by workflow and by agent.
+local function held_by(field)
+  local out = {}
+  for _, id in ipairs(call('ZRANGE', P .. 'lease', 0, -1)) do
+    local name = call('HGET', P .. 't:' .. id, field)
+    if name then out[name] = (out[name] or 0) + 1 end
+  end
+  return out
+end
+
+local function workflow_row(id, active)
+  local counted, ready = call('HGETALL', P .. 'wn:' .. id), call('LLEN', P .. 'wt:' .. id) - active
+  for i = 2, #counted, 2 do ready = ready - counted[i] end
+  counted[#counted + 1], counted[#counted + 2] = 'READY', ready
+  counted[#counted + 1], counted[#counted + 2] = 'IN_PROGRESS', active
+  return { call('HGET', P .. 'wf:' .. id, 'header'), counted }
+end
+
+-- args: workflow
+local function workflow(keys, args)
+  begin(keys)
+  if call('EXISTS', P .. 'wf:' .. args[1]) == 0 then return not_found('workflow ' .. args[1] .. ' does not exist') end
+  local row = workflow_row(args[1], held_by('wf')[args[1]] or 0)
+  row[3] = views(call('LRANGE', P .. 'wt:' .. args[1], 0, -1))
+  return row
+end
+
+-- args: limit
+local function list_workflows(keys, args)
+  begin(keys)
+  local out, active = {}, held_by('wf')
+  for _, id in ipairs(call('ZREVRANGE', P .. 'wfs', 0, tonumber(args[1]) - 1)) do
+    out[#out + 1] = workflow_row(id, active[id] or 0)
+  end
+  return out
+end
+
+local function last_hour(agent)
+  local sum, minute = { 0, 0, 0, 0, 0 }, math.floor(NOW / 60000)
+  for back = 0, 59 do
+    local v = call('HMGET', P .. 'm:' .. agent .. ':' .. int(minute - back), 'done', 'failed', 'retried', 'wait_ms', 'run_ms')
+    for i = 1, 5 do sum[i] = sum[i] + tonumber(v[i] or 0) end
+  end
+  return sum
+end
+
+local function counts(keys)
+  begin(keys)
+  local out, active = {}, held_by('a')
+  for _, agent in ipairs(call('SMEMBERS', P .. 'agents')) do
+    out[#out + 1] = { agent, call('HGETALL', P .. 'n:' .. agent), call('ZCARD', P .. 'idle:' .. agent), last_hour(agent),
+      call('ZCARD', P .. 'ready:' .. agent), active[agent] or 0 }
+  end
+  return out
+end

@@ -1,0 +1,173 @@
+-- Submitting: written first, released when complete, undone when it never is.
+
+-- Places a held task: where its upstreams say.
+local function place(t)
+  if t.cb then
+    local up = load(t.cb)
+    local text = up and cause_text(up) or 'an upstream has failed'
+    end_task(t, 'CANCELLED', text, 'er', text)
+  elseif t.n == 0 then
+    make_ready(t, '')
+  else
+    move(t, 'BLOCKED', '')
+  end
+end
+
+-- args: sub, final, header id, header JSON, then per task:
+-- id, name, agent, priority, max attempts, retry delay ms, rule, workflow, payload, number of needs, needs...
+local function parse_submit(args)
+  local tasks, i = {}, 5
+  while i <= #args do
+    local t = { id = args[i], nm = args[i + 1], a = args[i + 2], p = args[i + 3], mx = args[i + 4], dl = args[i + 5],
+      r = args[i + 6], wf = args[i + 7], payload = args[i + 8], needs = {} }
+    local needs = tonumber(args[i + 9])
+    for k = 1, needs do t.needs[k] = args[i + 9 + k] end
+    i = i + 10 + needs
+    tasks[#tasks + 1] = t
+  end
+  return tasks
+end
+
+-- Tasks of another submit that is not complete may still be undone.
+local function may_need(need, sub)
+  local v = call('HMGET', P .. 't:' .. need, 's', 'sb')
+  if v[1] == 'PENDING' and v[2] ~= sub then return not call('ZSCORE', P .. 'held', need) end
+  return v[1]
+end
+
+local function check_submit(tasks, sub)
+  local known = {}
+  for _, t in ipairs(tasks) do
+    local there = call('GET', P .. 'p:' .. t.id)
+    if there and there ~= t.payload then
+      return conflict('task ' .. t.id .. ' exists already and is different; give the new one another id')
+    end
+    t.there = there
+    for _, need in ipairs(t.needs) do
+      if not known[need] and not may_need(need, sub) then
+        return not_found('task ' .. t.id .. ' needs ' .. need .. ', which does not exist')
+      end
+    end
+    known[t.id] = true
+  end
+end
+
+local function write_task(t, sub)
+  local open, bad = 0, nil
+  for _, need in ipairs(t.needs) do
+    local state = call('HGET', P .. 't:' .. need, 's')
+    if TERMINAL[state] == nil then open = open + 1 end
+    if (state == 'FAILED' or state == 'CANCELLED') and t.r == 'all_succeeded' then bad = need end
+    if state ~= 'COMPLETED' then call('RPUSH', P .. 'kids:' .. need, t.id) end
+  end
+  local seq = call('INCR', P .. 'seq')
+  local key = P .. 't:' .. t.id
+  call('HSET', key, 's', 'PENDING', 'a', t.a, 'p', t.p, 'q', int(seq), 'n', open, 'r', t.r, 'at', 0, 'mx', t.mx,
+    'f', 0, 'nm', t.nm, 'dl', t.dl, 'ts', NOW_TEXT, 'sb', sub)
+  if t.wf ~= '' then call('HSET', key, 'wf', t.wf) end
+  if #t.needs > 0 then call('HSET', key, 'nd', table.concat(t.needs, ' ')) end
+  if bad then call('HSET', key, 'cb', bad) end
+  call('SET', P .. 'p:' .. t.id, t.payload)
+  call('ZADD', P .. 'all', int(seq), t.id)
+  call('ZADD', P .. 'held', int(seq), t.id)
+  call('SADD', P .. 'agents', t.a)
+  if t.wf ~= '' then call('RPUSH', P .. 'wt:' .. t.wf, t.id) end
+  local view = { id = t.id, a = t.a, nm = t.nm, at = 0 }
+  if t.wf ~= '' then view.wf = t.wf end
+  count(view, 'PENDING', 1)
+  event(view, '', 'PENDING', '')
+end
+
+local function write_header(id, header)
+  if id == '' or call('EXISTS', P .. 'wf:' .. id) == 1 then return end
+  call('HSET', P .. 'wf:' .. id, 'header', header, 'ts', NOW_TEXT)
+  call('ZADD', P .. 'wfs', NOW_TEXT, id)
+end
+
+local function submit(keys, args)
+  begin(keys)
+  local sub, final = args[1], args[2] == '1'
+  local tasks = parse_submit(args)
+  local there = args[3] ~= '' and call('HGET', P .. 'wf:' .. args[3], 'header')
+  if there and there ~= args[4] then
+    return conflict('workflow ' .. args[3] .. ' exists already and is different; give the new one another id')
+  end
+  local refused = check_submit(tasks, sub)
+  if refused then return refused end
+  write_header(args[3], args[4])
+  for _, t in ipairs(tasks) do
+    if not t.there then
+      write_task(t, sub)
+    elseif not final then
+      call('HSET', P .. 't:' .. t.id, 'sb', sub) -- left by a submit that broke off: this one goes on with it
+    end
+    if not final then call('RPUSH', P .. 'sub:' .. sub, t.id) end
+  end
+  if final then
+    for _, t in ipairs(tasks) do
+      local view = load(t.id)
+      if view.s == 'PENDING' and call('ZSCORE', P .. 'held', t.id) then place(view) end
+    end
+  else
+    call('ZADD', P .. 'subs', int(NOW + SUBMIT_MS), sub)
+    wake_timer(NOW + SUBMIT_MS)
+  end
+  return #tasks
+end
+
+-- Releases up to `limit` tasks of a complete submit; what is left. Once begun, tick() carries it to its end.
+local function commit_some(sub, limit)
+  call('ZADD', P .. 'subs', int(NOW + COMMIT_MS), sub)
+  call('SADD', P .. 'commits', sub)
+  for _, id in ipairs(call('LPOP', P .. 'sub:' .. sub, limit) or {}) do
+    local t = load(id)
+    if t and t.s == 'PENDING' and call('ZSCORE', P .. 'held', id) then place(t) end
+  end
+  local left = call('LLEN', P .. 'sub:' .. sub)
+  if left == 0 then
+    call('ZREM', P .. 'subs', sub)
+    call('SREM', P .. 'commits', sub)
+  else
+    wake_timer(NOW + COMMIT_MS)
+  end
+  return left
+end
+
+local function remove_task(t)
+  for need in string.gmatch(t.nd or '', '%S+') do call('LREM', P .. 'kids:' .. need, 0, t.id) end
+  call('DEL', P .. 't:' .. t.id, P .. 'p:' .. t.id, P .. 'kids:' .. t.id)
+  call('ZREM', P .. 'all', t.id)
+  call('ZREM', P .. 'held', t.id)
+  count(t, 'PENDING', -1)
+  if t.wf then
+    call('LREM', P .. 'wt:' .. t.wf, 0, t.id)
+    if call('LLEN', P .. 'wt:' .. t.wf) == 0 then
+      call('DEL', P .. 'wf:' .. t.wf, P .. 'wn:' .. t.wf)
+      call('ZREM', P .. 'wfs', t.wf)
+    end
+  end
+end
+
+-- Undoes a submit that was never completed: it was not acknowledged, so nothing is lost.
+local function abort_some(sub, limit)
+  local ids = call('RPOP', P .. 'sub:' .. sub, limit) or {} -- dependants come off before their upstreams
+  for _, id in ipairs(ids) do
+    local t = load(id)
+    if t and t.sb == sub and call('ZSCORE', P .. 'held', id) then remove_task(t) end
+  end
+  local left = call('LLEN', P .. 'sub:' .. sub)
+  if left == 0 then call('ZREM', P .. 'subs', sub) end
+  return left
+end
+
+local function commit(keys, args)
+  begin(keys)
+  if not call('ZSCORE', P .. 'subs', args[1]) and call('EXISTS', P .. 'sub:' .. args[1]) == 0 then return 0 end
+  return commit_some(args[1], tonumber(args[2]))
+end
+
+local function abort(keys, args)
+  begin(keys)
+  if call('SISMEMBER', P .. 'commits', args[1]) == 1 then return conflict('submit ' .. args[1] .. ' is being released') end
+  return abort_some(args[1], tonumber(args[2]))
+end

@@ -1,0 +1,138 @@
+-- Timers (leases, retries, submits) and heartbeats.
+
+local function expire_leases()
+  local ids = call('ZRANGEBYSCORE', P .. 'lease', '-inf', NOW_TEXT, 'LIMIT', 0, CHUNK)
+  for _, id in ipairs(ids) do
+    local t = load(id)
+    give_back(t, 'lease of ' .. t.w .. ' ended', true)
+  end
+  return #ids == CHUNK
+end
+
+local function release_due()
+  local ids = call('ZRANGEBYSCORE', P .. 'delay', '-inf', NOW_TEXT, 'LIMIT', 0, CHUNK)
+  for _, id in ipairs(ids) do make_ready(load(id), 'retry') end
+  return #ids == CHUNK
+end
+
+local function end_submits()
+  local left = 0
+  for _, sub in ipairs(call('ZRANGEBYSCORE', P .. 'subs', '-inf', NOW_TEXT, 'LIMIT', 0, 1)) do
+    local some = call('SISMEMBER', P .. 'commits', sub) == 1 and commit_some or abort_some
+    left = some(sub, CHUNK)
+  end
+  return left > 0
+end
+
+local function earliest()
+  local first
+  for _, name in ipairs({ 'lease', 'delay', 'subs' }) do
+    local top = call('ZRANGE', P .. name, 0, 0, 'WITHSCORES')
+    if top[2] and (not first or tonumber(top[2]) < first) then first = tonumber(top[2]) end
+  end
+  return first
+end
+
+-- Everything that is due; ms until the next timer, -1: none. A promise to look again is kept even when its
+-- timer is gone, so that a busy queue does not wake the ticker with every claim.
+local function run_timers()
+  local more = expire_leases()
+  more = release_due() or more
+  more = end_submits() or more
+  if more then return 0 end
+  local promised = tonumber(call('GET', P .. 'timer') or 0)
+  local first = earliest()
+  if not first and promised <= NOW then
+    call('DEL', P .. 'timer')
+    return -1
+  end
+  first = first or promised
+  if first ~= promised then call('SET', P .. 'timer', int(first)) end
+  return math.max(0, first - NOW)
+end
+
+local function tick(keys)
+  begin(keys)
+  return run_timers()
+end
+
+-- A sleeping worker that was thought gone, and work that came meanwhile.
+local function hand_missed(worker)
+  local text = call('HGET', P .. 'workers', worker)
+  local agent = text and string.match(text, '^%S+')
+  if not agent or not call('ZSCORE', P .. 'idle:' .. agent, worker) then return end
+  local popped = call('ZPOPMIN', P .. 'ready:' .. agent)
+  if popped[1] then assign(load(popped[1]), worker) end
+end
+
+local function renew(worker, lease_ms)
+  local owned, cancelled = call('SMEMBERS', P .. 'own:' .. worker), {}
+  for _, id in ipairs(owned) do
+    call('ZADD', P .. 'lease', int(NOW + lease_ms), id)
+    local reason = call('HGET', P .. 't:' .. id, 'cx')
+    if reason then cancelled[#cancelled + 1] = id end
+  end
+  call('ZADD', P .. 'seen', NOW_TEXT, worker)
+  hand_missed(worker)
+  return owned, cancelled
+end
+
+-- Who is silent in the eyes of most of those alive. A caller that was silent itself (a suspended machine)
+-- does not vote this time.
+local function suspects(caller, previous, stale_ms)
+  local beats = call('ZRANGE', P .. 'beats', 0, -1, 'WITHSCORES')
+  local live, silent, out = {}, {}, {}
+  local lives = 0
+  for i = 1, #beats, 2 do
+    if NOW - tonumber(beats[i + 1]) <= stale_ms then
+      live[beats[i]] = true
+      lives = lives + 1
+    else
+      silent[#silent + 1] = beats[i]
+    end
+  end
+  if not previous or NOW - previous > stale_ms then return out end
+  for _, name in ipairs(silent) do
+    local key = P .. 'votes:' .. name
+    call('HSET', key, caller, NOW_TEXT)
+    call('PEXPIRE', key, int(stale_ms))
+    local votes, cast = 0, call('HGETALL', key)
+    for i = 1, #cast, 2 do
+      if live[cast[i]] and NOW - tonumber(cast[i + 1]) <= stale_ms then votes = votes + 1 end
+    end
+    if votes * 2 > lives then out[#out + 1] = name end
+  end
+  return out
+end
+
+-- args: name, worker or '', payload, lease ms, stale ms
+local function beat(keys, args)
+  begin(keys)
+  local previous = tonumber(call('ZSCORE', P .. 'beats', args[1]) or nil)
+  call('ZADD', P .. 'beats', NOW_TEXT, args[1])
+  call('HSET', P .. 'beat', args[1], args[3])
+  call('DEL', P .. 'votes:' .. args[1])
+  local owned, cancelled = {}, {}
+  if args[2] ~= '' then owned, cancelled = renew(args[2], tonumber(args[4])) end
+  local promised = tonumber(call('GET', P .. 'timer') or nil)
+  if promised and NOW - promised > 2000 then run_timers() end -- nobody ticks: whoever lives does
+  return { owned, cancelled, suspects(args[1], previous, tonumber(args[5])), NOW_TEXT }
+end
+
+local function beats(keys)
+  begin(keys)
+  local out = { NOW_TEXT }
+  local all = call('ZRANGE', P .. 'beats', 0, -1, 'WITHSCORES')
+  for i = 1, #all, 2 do
+    out[#out + 1] = { all[i], all[i + 1], call('HGET', P .. 'beat', all[i]) or '{}' }
+  end
+  return out
+end
+
+local function forget_beat(keys, args)
+  begin(keys)
+  call('ZREM', P .. 'beats', args[1])
+  call('HDEL', P .. 'beat', args[1])
+  call('DEL', P .. 'votes:' .. args[1])
+  return 'OK'
+end

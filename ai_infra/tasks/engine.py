@@ -1,0 +1,135 @@
+"""The engine: the durable task queue as Python sees it.
+
+Every transition is one call of the function library (connectors/engine/) and atomic there; this side
+checks what is submitted, remembers which tasks its workers were given, and waits without polling. Tasks run
+at least once: a lease may end while a slow worker still runs, then another gets the task and the fence
+refuses the slow one's result. Whatever raised ConnectorUnavailable may have happened; every method may be
+called again with the same arguments. What a worker calls is in working.py, what only reads in looking.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from ai_infra.connectors.inbox import Inbox
+from ai_infra.connectors.redis import Connection, Patience
+from ai_infra.connectors.wire import Word
+from ai_infra.core.errors import ConnectorUnavailable
+from ai_infra.core.ids import TaskId, WorkflowId, new_id
+from ai_infra.tasks.calls import BLOCK_S, IDS_A_CALL, as_ms, clean
+from ai_infra.tasks.looking import Looking
+from ai_infra.tasks.spec import dump_header
+from ai_infra.tasks.submit import batches, ordered
+from ai_infra.tasks.task import TaskSpec, WorkflowHeader
+from ai_infra.tasks.views import BeatView, CancelVerdict, read_beats
+from ai_infra.tasks.working import Working
+
+
+class Engine(Working, Looking):
+    """The task queue on one Redis. Close it before its connection's event loop ends."""
+
+    def __init__(self, connection: Connection) -> None:
+        super().__init__(connection)
+        self._timer = Inbox(connection, "timer:inbox")
+
+    def close(self) -> None:
+        """Close the connection and everything that waits on it."""
+        self._timer.close()
+        super().close()
+
+    # ------------------------------------------------------------ submit, cancel, retry
+
+    async def submit(
+        self, specs: Sequence[TaskSpec], *, workflow: WorkflowHeader | None = None
+    ) -> list[TaskId]:
+        """Accept all of `specs`, or none; on return they are stored as safely as the server stores (fsync).
+
+        The same specs again are accepted once; the same id with another content is a Conflict. An unknown
+        upstream is NotFound; a malformed task, a double id or a cycle SpecError. Nothing starts before all
+        is written.
+        """
+        header = dump_header(workflow) if workflow else ""
+        head: list[Word] = [workflow.id if workflow else "", header]
+        packed = list(batches(ordered(specs)))
+        if len(packed) == 1:
+            await self._call("submit", "", "1", *head, *packed[0])
+        elif packed:
+            await self._submit_in_parts(head, packed)
+        return [spec.id for spec in specs]
+
+    async def _submit_in_parts(self, head: list[Word], packed: list[list[Word]]) -> None:
+        sub = new_id("sub")
+        try:
+            for words in packed:
+                await self._call("submit", sub, "0", *head, *words)
+        except BaseException as exc:
+            if not isinstance(exc, ConnectorUnavailable):
+                await self._repeat("abort", sub)
+            raise
+        await self._repeat("commit", sub)
+
+    async def _repeat(self, function: str, sub: str) -> None:
+        while await self._call(function, sub, IDS_A_CALL) > 0:
+            pass
+
+    async def cancel(self, task: TaskId, *, reason: str) -> CancelVerdict:
+        """End a task and what needs it: at once, or, when it runs, by telling its worker.
+
+        Raises Conflict when it has ended.
+        """
+        return _read_verdict(await self._call("cancel", task, clean(reason), new_id("call")))
+
+    async def cancel_workflow(self, workflow: WorkflowId, *, reason: str) -> CancelVerdict:
+        """Cancel every task of a workflow that has not ended."""
+        return _read_verdict(await self._call("cancel_workflow", workflow, clean(reason), new_id("call")))
+
+    async def retry(self, task: TaskId) -> list[TaskId]:
+        """Run a FAILED or CANCELLED task again, and what was cancelled because of it; their ids.
+
+        All attempts are fresh. Raises Conflict in any other state, and while an upstream has not succeeded.
+        """
+        return list(await self._call("retry", task, new_id("call")))
+
+    # ------------------------------------------------------------ heartbeats of all, timers
+
+    async def beats(self) -> dict[str, BeatView]:
+        """The last heartbeat of every process, by name."""
+        return read_beats(await self._call("beats"))
+
+    async def forget_beat(self, name: str) -> None:
+        """Drop the heartbeat of a process that ended on purpose, so that nobody misses it."""
+        await self._call("forget_beat", name)
+
+    async def lock(self, name: str, owner: str, ttl_s: float) -> bool:
+        """Whether `owner` may do `name` now: at most one, for `ttl_s`."""
+        key = self.connection.key(f"lock:{name}")
+        reply = await self.connection.command("SET", key, owner, "NX", "PX", as_ms(ttl_s))
+        return reply == "OK" or bool(await self.connection.command("GET", key) == owner)
+
+    async def tick(self) -> float | None:
+        """Do what is due: ended leases, retries, broken-off submits.
+
+        Seconds until the next timer, or None.
+        """
+        due_ms = await self._call("tick")
+        return None if due_ms < 0 else due_ms / 1000
+
+    async def wait_timer(self, delay_s: float | None) -> None:
+        """Sleep for `delay_s` (None: at most a minute), or until an earlier timer is set; then tick()."""
+        if delay_s is None or delay_s > 0:
+            await self._timer.pop(BLOCK_S if delay_s is None else min(delay_s + 0.001, BLOCK_S))
+
+    async def run_timers(self) -> None:
+        """Tick for ever, exactly when needed; goes on when Redis is away for a while."""
+        while True:
+            try:
+                await self.wait_timer(await self.tick())
+            except ConnectorUnavailable:
+                await Patience(1.0).pause()
+                await asyncio.sleep(0.2)
+
+
+def _read_verdict(reply: Sequence[Any]) -> CancelVerdict:
+    return CancelVerdict(cancelled=tuple(reply[1]), requested=tuple(reply[2]))

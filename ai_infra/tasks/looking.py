@@ -1,0 +1,128 @@
+"""Looking: tasks and workflows as they stand, and waiting for what comes. Nothing here moves a task."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from ai_infra.connectors.inbox import Inbox
+from ai_infra.connectors.wire import Word
+from ai_infra.core.errors import ConnectorUnavailable, DeadlinePassed
+from ai_infra.core.ids import AgentName, TaskId, WorkflowId, new_id
+from ai_infra.tasks.calls import BLOCK_S, IDS_A_CALL, Calls, as_ms
+from ai_infra.tasks.task import State, TaskView, WorkflowView
+from ai_infra.tasks.views import AgentCounts, Event, read_counts, read_event, read_view, read_workflow
+
+_SCAN = 20_000  #: most tasks that a filtered listing looks at
+
+
+class Looking(Calls):
+    """The reading part of the engine."""
+
+    async def get(self, task: TaskId) -> TaskView:
+        """The task as it stands. Raises NotFound."""
+        return (await self.get_many([task]))[0]
+
+    async def get_many(self, tasks: Sequence[TaskId]) -> list[TaskView]:
+        """The tasks as they stand, in order. Raises NotFound for the first that does not exist."""
+        rows: list[Any] = []
+        for first in range(0, len(tasks), IDS_A_CALL):
+            rows += await self._call("get", *tasks[first : first + IDS_A_CALL])
+        return [read_view(row) for row in rows]
+
+    async def find_by_prefix(self, text: str, limit: int = 10) -> list[TaskId]:
+        """Ids that begin with `text`, newest first, among the newest 20,000; just `text` when it is an id."""
+        return [TaskId(t) for t in await self._call("find", text, limit, _SCAN)]
+
+    async def list_tasks(
+        self,
+        *,
+        state: State | None = None,
+        agent: AgentName | None = None,
+        workflow: WorkflowId | None = None,
+        limit: int = 100,
+    ) -> list[TaskView]:
+        """Tasks, newest first. Filters look at the newest 20,000 tasks (of that state)."""
+        rows = await self._call("list", state or "", agent or "", workflow or "", limit, max(limit, _SCAN))
+        return [read_view(row) for row in rows]
+
+    async def workflow(self, workflow: WorkflowId) -> WorkflowView:
+        """A workflow with all its tasks. Raises NotFound."""
+        return read_workflow(await self._call("workflow", workflow))
+
+    async def list_workflows(self, limit: int = 20) -> list[WorkflowView]:
+        """Workflows, newest first, without their tasks."""
+        return [read_workflow(row) for row in await self._call("workflows", limit)]
+
+    async def counts(self) -> dict[AgentName, AgentCounts]:
+        """The queue and the last hour of every agent."""
+        return {AgentName(row[0]): read_counts(row[1:]) for row in sorted(await self._call("counts"))}
+
+    async def wait(self, tasks: Sequence[TaskId], timeout_s: float | None = None) -> list[TaskView]:
+        """Wait until all have ended, and show them. Raises DeadlinePassed, and NotFound."""
+        token = new_id("wait")
+        box = Inbox(self.connection, f"box:{token}")
+        pending: list[TaskId] = list(tasks)
+        try:
+            async with asyncio.timeout(timeout_s):
+                while pending := await self._watch(token, pending):
+                    await self._drain(box, set(pending))
+        except TimeoutError:
+            raise DeadlinePassed(
+                f"{len(pending)} of {len(tasks)} tasks have not ended after {timeout_s:g} s, "
+                f"among them {pending[0]}"
+            ) from None
+        finally:
+            box.close()
+            if pending:
+                await self._unwatch(token, pending)
+        return await self.get_many(tasks)
+
+    async def _watch(self, token: str, tasks: Sequence[TaskId]) -> list[TaskId]:
+        still_open: list[TaskId] = []
+        for first in range(0, len(tasks), IDS_A_CALL):
+            part = tasks[first : first + IDS_A_CALL]
+            still_open += await self._call("watch", token, as_ms(3 * BLOCK_S), *part)
+        return still_open
+
+    async def _drain(self, box: Inbox, pending: set[TaskId]) -> None:
+        """Read ended tasks until none is left, or the watch should be renewed."""
+        renew_at = asyncio.get_running_loop().time() + BLOCK_S
+        while pending and (left := renew_at - asyncio.get_running_loop().time()) > 0:
+            try:
+                ended = await box.pop(left)
+            except ConnectorUnavailable:
+                return  # ask again what has ended
+            if ended is not None:
+                pending.discard(TaskId(ended))
+
+    async def _unwatch(self, token: str, pending: Sequence[TaskId]) -> None:
+        try:
+            for first in range(0, len(pending), IDS_A_CALL):
+                await self._call("unwatch", token, *pending[first : first + IDS_A_CALL])
+        except ConnectorUnavailable:
+            pass  # the watch ends by itself
+
+    async def last_event_id(self) -> str:
+        """Where the event stream ends now."""
+        newest = await self.connection.command("XREVRANGE", self._events_key, "+", "-", "COUNT", 1)
+        return newest[0][0] if newest else "0-0"
+
+    async def events(self, after: str = "0-0", block_s: float = 0.0, limit: int = 500) -> list[Event]:
+        """Moves of tasks after the entry `after`, oldest first.
+
+        When there are none, waits up to `block_s` for some. Begin with last_event_id(), go on with the `id`
+        of the last event. Old entries are trimmed.
+        """
+        words: tuple[Word, ...] = ("STREAMS", self._events_key, after)
+        reply = await self.connection.command("XREAD", "COUNT", limit, *words)
+        if reply is None and block_s > 0:
+            reply = await self.connection.block(
+                "XREAD", "COUNT", limit, "BLOCK", as_ms(block_s), *words, timeout_s=block_s
+            )
+        return [read_event(entry_id, flat) for entry_id, flat in reply[0][1]] if reply else []
+
+    @property
+    def _events_key(self) -> str:
+        return self.connection.key("events")

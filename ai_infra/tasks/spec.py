@@ -1,0 +1,256 @@
+"""Specs: checked before they are written, and their stored form (JSON, keys sorted, defaults left out).
+
+The text is canonical: equal specs give equal text, so a submit repeated after a lost answer is recognised.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from ai_infra.core.errors import UsageError
+from ai_infra.core.ids import AgentName, TaskId, WorkflowId, is_id, is_name
+from ai_infra.tasks.task import (
+    MAX_PRIORITY,
+    MAX_SPEC_BYTES,
+    MIN_PRIORITY,
+    Command,
+    Expect,
+    NeedsRule,
+    TaskSpec,
+    WorkflowHeader,
+)
+
+_ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_MAX_NEEDS = 5000
+
+
+class SpecError(UsageError):
+    """A task is not well formed; the message names the task and the field."""
+
+
+def check_spec(spec: TaskSpec) -> None:
+    """Raise SpecError unless `spec` may be submitted."""
+    if not is_id(spec.id):
+        raise SpecError(
+            f"task id {spec.id!r}: use up to 80 letters, digits and _ . : - (first a letter or digit)"
+        )
+    for field, problem in _problems(spec):
+        raise SpecError(f"task {spec.id}: {field} {problem}")
+
+
+def _problems(spec: TaskSpec) -> list[tuple[str, str]]:
+    found = _name_problems(spec) + _number_problems(spec)
+    if spec.kind != "run":
+        found.append(("kind", f"{spec.kind!r} is not known; known: run"))
+    if not spec.run:
+        found.append(("run", "is empty; give at least one command"))
+    found += [("run", problem) for command in spec.run if (problem := command_problem(command))]
+    found += [
+        ("env", f"{name!r} is not a variable name") for name in spec.env if not _ENV_NAME.fullmatch(name)
+    ]
+    found += [("env", f"{name} holds a NUL byte") for name, value in spec.env.items() if "\0" in value]
+    found += [("expect", p) for e in spec.expect if (p := expect_problem(e))]
+    return found
+
+
+def _name_problems(spec: TaskSpec) -> list[tuple[str, str]]:
+    found = []
+    if not spec.name or len(spec.name) > 120 or not spec.name.isprintable():
+        found.append(("name", "must be 1 to 120 printable characters"))
+    if not is_name(spec.agent):
+        found.append(("agent", f"{spec.agent!r} is not a name ([a-z][a-z0-9_-]*)"))
+    if spec.workflow is not None and not is_id(spec.workflow):
+        found.append(("workflow", f"{spec.workflow!r} is not an id"))
+    if len(set(spec.needs)) != len(spec.needs):
+        found.append(("needs", "names an upstream twice"))
+    if len(spec.needs) > _MAX_NEEDS:
+        found.append(("needs", f"names more than {_MAX_NEEDS} upstreams"))
+    found += [("needs", f"{need!r} is not an id") for need in spec.needs if not is_id(need)]
+    return found
+
+
+def _number_problems(spec: TaskSpec) -> list[tuple[str, str]]:
+    found = []
+    if not MIN_PRIORITY <= spec.priority <= MAX_PRIORITY:
+        found.append(("priority", f"{spec.priority} is outside {MIN_PRIORITY} to {MAX_PRIORITY}"))
+    if not 1 <= spec.max_attempts <= 100:
+        found.append(("max_attempts", f"{spec.max_attempts} is outside 1 to 100"))
+    if not (math.isfinite(spec.timeout_s) and spec.timeout_s > 0):
+        found.append(("timeout_s", f"{spec.timeout_s} is not a number above 0"))
+    if not (math.isfinite(spec.retry_delay_s) and spec.retry_delay_s >= 0):
+        found.append(("retry_delay_s", f"{spec.retry_delay_s} is not a number of 0 or more"))
+    return found
+
+
+def command_problem(command: Command) -> str | None:
+    """Why `command` cannot be run, or None."""
+    words = (command,) if isinstance(command, str) else command
+    if not words or not words[0].strip():
+        return "holds an empty command"
+    return "holds a NUL byte" if any("\0" in word for word in words) else None
+
+
+def expect_problem(expect: Expect) -> str | None:
+    """Why `expect` cannot be checked, or None."""
+    if expect.output_matches is not None:
+        try:
+            re.compile(expect.output_matches)
+        except re.error as exc:
+            return f"output_matches {expect.output_matches!r} is not a regular expression: {exc}"
+    if expect.file is not None and (not expect.file or "\0" in expect.file):
+        return "file is not a path"
+    return command_problem(expect.command) if expect.command is not None else None
+
+
+def dump_spec(spec: TaskSpec) -> str:
+    """The stored form of `spec`; raises SpecError over MAX_SPEC_BYTES."""
+    data: dict[str, Any] = {"id": spec.id, "name": spec.name, "agent": spec.agent, "run": spec.run}
+    for name, (_, default) in _OPTIONAL.items():
+        value = getattr(spec, name)
+        if value != default:
+            data[name] = value
+    if spec.expect:
+        data["expect"] = [_dump_expect(e) for e in spec.expect]
+    if spec.env:
+        data["env"] = dict(spec.env)
+    text = dump_json(data)
+    if len(text) > MAX_SPEC_BYTES:
+        raise SpecError(
+            f"task {spec.id}: {len(text)} bytes, more than {MAX_SPEC_BYTES}; put the text in a file"
+        )
+    return text
+
+
+def dump_json(value: Any) -> str:
+    """Compact ASCII JSON with sorted keys."""
+    try:
+        return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    except (TypeError, ValueError) as exc:
+        raise SpecError(f"not JSON: {exc}") from exc
+
+
+def _dump_expect(expect: Expect) -> dict[str, Any]:
+    data = {k: v for k, v in vars(expect).items() if v is not None}
+    if expect.json_path is not None:
+        data["equals"] = expect.equals
+    return data
+
+
+# name: (type of the JSON value, default); what is at its default is not written
+_OPTIONAL: dict[str, tuple[type | tuple[type, ...], Any]] = {
+    "kind": (str, "run"),
+    "priority": (int, 5),
+    "timeout_s": ((int, float), 300.0),
+    "max_attempts": (int, 4),
+    "needs": (list, ()),
+    "needs_rule": (str, NeedsRule.ALL_SUCCEEDED),
+    "workflow": (str, None),
+    "description": (str, ""),
+    "cwd": (str, None),
+    "retry_delay_s": ((int, float), 1.0),
+}
+_REQUIRED: dict[str, type] = {"id": str, "name": str, "agent": str, "run": list}
+_EXPECT: dict[str, type | tuple[type, ...]] = {
+    "exit_code": int,
+    "output_matches": str,
+    "file": str,
+    "json_path": str,
+    "equals": object,
+    "command": (str, list),
+}
+_KNOWN = {*_REQUIRED, *_OPTIONAL, "expect", "env"}
+
+
+def load_spec(text: str) -> TaskSpec:
+    """The spec that `text` stores; raises SpecError for anything dump_spec() would not have written."""
+    try:
+        data = json.loads(text)
+    except ValueError as exc:
+        raise SpecError(f"stored task is not JSON: {exc}") from exc
+    if not isinstance(data, dict):
+        raise SpecError("stored task is not a JSON object")
+    who = data.get("id", "?")
+    if unknown := data.keys() - _KNOWN:
+        raise SpecError(f"stored task {who}: unknown field {min(unknown)!r}")
+    values = {name: _typed(data, name, kind, who) for name, kind in _REQUIRED.items()}
+    for name, (kind, _) in _OPTIONAL.items():
+        if name in data:
+            values[name] = _typed(data, name, kind, who)
+    return _build(values, data, who)
+
+
+def _build(values: dict[str, Any], data: dict[str, Any], who: str) -> TaskSpec:
+    values["id"], values["agent"] = TaskId(values["id"]), AgentName(values["agent"])
+    values["run"] = tuple(_command(c, who) for c in values["run"])
+    if "needs" in values:
+        values["needs"] = tuple(TaskId(n) for n in _strings(values["needs"], "needs", who))
+    if "needs_rule" in values:
+        values["needs_rule"] = _rule(values["needs_rule"], who)
+    if "workflow" in values:
+        values["workflow"] = WorkflowId(values["workflow"])
+    for name in ("timeout_s", "retry_delay_s"):
+        if name in values:
+            values[name] = float(values[name])
+    if "env" in data:
+        values["env"] = _string_map(data["env"], "env", who)
+    if "expect" in data:
+        values["expect"] = tuple(_expect(e, who) for e in _typed(data, "expect", list, who))
+    return TaskSpec(**values)
+
+
+def _typed(data: Mapping[str, Any], name: str, kind: type | tuple[type, ...], who: str) -> Any:
+    value = data.get(name)
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not object):
+        raise SpecError(f"stored task {who}: field {name!r} is missing or of the wrong type")
+    return value
+
+
+def _rule(text: str, who: str) -> NeedsRule:
+    try:
+        return NeedsRule(text)
+    except ValueError as exc:
+        raise SpecError(f"stored task {who}: unknown needs_rule {text!r}") from exc
+
+
+def _command(value: Any, who: str) -> Command:
+    return value if isinstance(value, str) else tuple(_strings(value, "run", who))
+
+
+def _strings(value: Any, name: str, who: str) -> list[str]:
+    if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
+        raise SpecError(f"stored task {who}: field {name!r} is not a list of strings")
+    return value
+
+
+def _string_map(value: Any, name: str, who: str) -> dict[str, str]:
+    if not isinstance(value, dict) or not all(isinstance(v, str) for v in value.values()):
+        raise SpecError(f"stored task {who}: field {name!r} is not a map of strings")
+    return value
+
+
+def _expect(value: Any, who: str) -> Expect:
+    if not isinstance(value, dict) or value.keys() - _EXPECT.keys():
+        raise SpecError(f"stored task {who}: field 'expect' is not a list of checks")
+    for name, kind in _EXPECT.items():
+        if name in value:
+            _typed(value, name, kind, who)
+    if isinstance(value.get("command"), list):
+        value = {**value, "command": tuple(_strings(value["command"], "command", who))}
+    return Expect(**value)
+
+
+def dump_header(header: WorkflowHeader) -> str:
+    """The stored form of `header`."""
+    return dump_json({**vars(header), "params": dict(header.params)})
+
+
+def load_header(text: str) -> WorkflowHeader:
+    """The header that `text` stores."""
+    try:
+        return WorkflowHeader(**json.loads(text))
+    except (ValueError, TypeError) as exc:
+        raise SpecError(f"stored workflow is not readable: {exc}") from exc

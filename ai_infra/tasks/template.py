@@ -1,0 +1,107 @@
+"""Templates: `{{ params.x }}` and its few siblings in a workflow file, replaced before anything is submitted.
+
+Names are known beforehand or it is an error; there are no expressions. A value goes into an argv as it is,
+into a bash text quoted for the shell, into a pattern escaped. Where quoting could not hold (inside quotes,
+comments, here-documents) a template is refused.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import shlex
+from collections.abc import Callable, Mapping
+
+_HOLE = re.compile(r"\{\{(.*?)\}\}", re.DOTALL)
+_HEREDOC = re.compile(r"(?<!<)<<(?!<)")
+
+
+class TemplateError(ValueError):
+    """What is wrong with a template; the caller adds file and line."""
+
+
+def fill(text: str, values: Mapping[str, str]) -> str:
+    """`text` with every template replaced. Raises TemplateError for an unknown name or a `{{` left open."""
+    return _replace(text, values, lambda value: value)
+
+
+def fill_pattern(text: str, values: Mapping[str, str]) -> str:
+    """The same for a regular expression: values match literally."""
+    return _replace(text, values, re.escape)
+
+
+def fill_bash(text: str, values: Mapping[str, str]) -> str:
+    """The same for a bash text: every value is one word, whatever it holds."""
+    for hole in _HOLE.finditer(text):
+        place = _place(text[: hole.start()])
+        if place is not None:
+            raise TemplateError(
+                f"{hole[0]} stands {place}, where its value could not be quoted safely; "
+                "the value is quoted already, so write it bare, or pass it by env"
+            )
+    return _replace(text, values, shlex.quote)
+
+
+def _replace(text: str, values: Mapping[str, str], quote: Callable[[str], str]) -> str:
+    def value_of(hole: re.Match[str]) -> str:
+        name = hole[1].strip()
+        if name not in values:
+            raise TemplateError(f"unknown template {{{{ {name} }}}}; {_hint(name, values)}")
+        return quote(values[name])
+
+    if "{{" in _HOLE.sub("", text):
+        raise TemplateError("a template is opened with {{ and not closed with }}")
+    return _HOLE.sub(value_of, text)
+
+
+def _hint(name: str, values: Mapping[str, str]) -> str:
+    near = difflib.get_close_matches(name, values, n=1)
+    return f"did you mean {near[0]}?" if near else f"known: {', '.join(sorted(values))}"
+
+
+def _place(before: str) -> str | None:
+    """Where bash stands after `before`, in words; None: where a quoted word may stand."""
+    if _HEREDOC.search(before):
+        return "after a here-document"
+    return _PLACES.get(_mode(before))
+
+
+_PLACES = {
+    "'": "inside single quotes",
+    "$'": "inside single quotes",
+    '"': "inside double quotes",
+    "`": "inside backquotes",
+    "#": "inside a comment",
+    "\\": "behind a backslash",
+}
+
+
+def _mode(text: str) -> str:
+    """The quote that is open at the end of `text`, `#` for a comment, `\\` for an escape, or ''."""
+    mode, i = "", 0
+    while i < len(text):
+        mode, i = _step(text, i, mode)
+    return mode if i == len(text) else "\\"
+
+
+def _step(text: str, i: int, mode: str) -> tuple[str, int]:
+    char = text[i]
+    if mode == "#":
+        return ("" if char == "\n" else "#"), i + 1
+    if mode == "'":
+        return ("" if char == "'" else "'"), i + 1
+    if char == "\\":
+        return mode, i + 2
+    if mode:
+        return ("" if char == mode[-1] else mode), i + 1
+    return _open(text, i, char)
+
+
+def _open(text: str, i: int, char: str) -> tuple[str, int]:
+    if char == "$" and text[i + 1 : i + 2] == "'":
+        return "$'", i + 2
+    if char in "'\"`":
+        return char, i + 1
+    if char == "#" and (i == 0 or text[i - 1] in " \t\n;&|("):
+        return "#", i + 1
+    return "", i + 1

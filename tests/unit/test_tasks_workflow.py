@@ -1,0 +1,251 @@
+"""Workflow files and templates."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ai_infra.core.errors import ConfigError
+from ai_infra.core.ids import WorkflowId
+from ai_infra.tasks.task import Expect, NeedsRule, TaskSpec, WorkflowHeader
+from ai_infra.tasks.template import TemplateError, fill, fill_bash, fill_pattern
+from ai_infra.tasks.workflow import check_workflow, load_workflow
+
+AGENTS = ("code", "research", "qa")
+GOOD = """\
+name: checkup
+description: look at it
+params:
+  repo: {required: true, description: the folder}
+  depth: {default: 3}
+tasks:
+  inventory:
+    agent: research
+    description: look at {{ params.repo }}
+    priority: 6
+    timeout_s: 30
+    max_attempts: 2
+    retry_delay_s: 0.5
+    env: {REPO: "{{ params.repo }}", N: 3}
+    cwd: "{{ workflow.dir }}"
+    run:
+      - [git, -C, "{{ params.repo }}", log, -1]
+      - ls {{ params.repo }} > {{ task.id }}.txt
+    expect:
+      - {file: "{{ task.id }}.txt"}
+      - {output_matches: "in {{ params.repo }}: \\\\d+"}
+      - {exit_code: 0}
+      - {json: {file: out.json, path: "a.b[0].c", equals: 3}}
+      - {command: [test, -f, out.json]}
+  report:
+    agent: qa
+    needs: [inventory]
+    needs_rule: all_done
+    run: [[cat, "{{ workflow.id }}", "{{ params.depth }}"]]
+"""
+
+
+def load(folder: Path, text: str, **params: str) -> tuple[WorkflowHeader, list[TaskSpec]]:
+    path = folder / "w.yaml"
+    path.write_text(text)
+    return load_workflow(
+        path, params, agents=AGENTS, workflow_dir=Path("/wf"), workflow_id=WorkflowId("wf-1")
+    )
+
+
+def test_everything_arrives(tmp_path: Path) -> None:
+    header, (first, second) = load(tmp_path, GOOD, repo="/a b.c")
+    assert header.name == "checkup"
+    assert header.params == {"repo": "/a b.c", "depth": "3"}
+    assert (header.id, header.dir) == ("wf-1", "/wf")
+    assert (first.id, first.name, first.agent, first.workflow) == (
+        "wf-1.inventory",
+        "inventory",
+        "research",
+        "wf-1",
+    )
+    assert (first.priority, first.timeout_s, first.max_attempts, first.retry_delay_s) == (6, 30.0, 2, 0.5)
+    assert first.description == "look at /a b.c"
+    assert first.env == {"REPO": "/a b.c", "N": "3"}
+    assert first.cwd == "/wf"
+    assert first.run == (
+        ("git", "-C", "/a b.c", "log", "-1"),
+        "ls '/a b.c' > wf-1.inventory.txt",
+    )
+    assert first.expect == (
+        Expect(file="wf-1.inventory.txt"),
+        Expect(output_matches=r"in /a\ b\.c: \d+"),
+        Expect(exit_code=0),
+        Expect(file="out.json", json_path="a.b[0].c", equals=3),
+        Expect(command=("test", "-f", "out.json")),
+    )
+    assert second.needs == ("wf-1.inventory",)
+    assert second.needs_rule is NeedsRule.ALL_DONE
+    assert second.run == (("cat", "wf-1", "3"),)
+
+
+T = "name: w\ntasks:\n  a:\n    agent: code\n    run: [[x]]\n"  # a good one to which bad lines are added
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "words"),
+    [
+        (T + "    priorty: 3\n", 6, "tasks.a.priorty: unknown key; did you mean 'priority'"),
+        (T + "taks: 1\n", 6, "taks: unknown key; did you mean 'tasks'"),
+        (T.replace("agent: code", "agent: cod"), 4, "unknown agent 'cod'; known: code, qa, research"),
+        (T.replace("    agent: code\n", ""), 3, "tasks.a.agent: is missing"),
+        (T + "    needs: [b]\n  b:\n    agent: qa\n    run: [[x]]\n    needs: [a]\n", 6, "cycle: a → b → a"),
+        (T + "    needs: [a]\n", 6, "cycle: a → a"),
+        (T + "    needs: [z]\n", 6, "no task is named 'z'"),
+        (T + "    needs: [b, b]\n  b: {agent: qa, run: [[x]]}\n", 6, "stands twice"),
+        (T + "  a:\n    agent: qa\n", 6, "'a' stands twice"),
+        (T.replace("[[x]]", "[]"), 5, "tasks.a.run: is missing or empty"),
+        (T.replace("[[x]]", "[[]]"), 5, "list of words"),
+        (T.replace("[[x]]", "['  ']"), 5, "empty"),
+        (T.replace("[[x]]", "[['']]"), 5, "empty"),
+        (T.replace("[[x]]", "x"), 5, "must be a list"),
+        (T.replace("[[x]]", "[[x, true]]"), 5, "put it in quotes"),
+        (T.replace("[[x]]", "[[x, [y]]]"), 5, "must be a text"),
+        (T.replace("[[x]]", "[{a: b}]"), 5, "list of words, or a text"),
+        (T + "    expect: [{output_matches: '('}]\n", 6, "not a regular expression"),
+        (T + "    expect: [{fil: a}]\n", 6, "did you mean 'file'"),
+        (T + "    expect: [{file: a, exit_code: 0}]\n", 6, "one check each"),
+        (T + "    expect: [{exit_code: x}]\n", 6, "0 to 255"),
+        (T + "    expect: [{exit_code: 256}]\n", 6, "0 to 255"),
+        (T + "    expect: [{json: {file: a, path: b}}]\n", 6, "equals is missing"),
+        (T + "    expect: [{json: {file: a, path: '[', equals: 1}}]\n", 6, "not a path like"),
+        (T + "    expect: {file: a}\n", 6, "must be a list"),
+        (T + "    expect: [file]\n", 6, "must be a mapping"),
+        (T + "    priority: 11\n", 6, "from 1 to 10, not 11"),
+        (T + "    priority: 0\n", 6, "from 1 to 10"),
+        (T + "    priority: 2.5\n", 6, "whole number"),
+        (T + "    priority: true\n", 6, "whole number"),
+        (T + "    timeout_s: 0\n", 6, "must be a number"),
+        (T + "    timeout_s: .nan\n", 6, "must be a number"),
+        (T + "    timeout_s: soon\n", 6, "must be a number"),
+        (T + "    max_attempts: 0\n", 6, "from 1 to 100"),
+        (T + "    needs_rule: any\n", 6, "unknown rule 'any'"),
+        (T + "    needs: b\n", 6, "must be a list"),
+        (T + "    env: [A]\n", 6, "must be a mapping"),
+        (T + "    env: {A: [1]}\n", 6, "must be a text"),
+        (T + "    env: {1A: x}\n", 3, "not a variable name"),
+        (T + "    cwd: 3\n    description: [a]\n", 7, "must be a text"),
+        (T + "    cwd: '{{ params.z }}'\n", 6, "unknown template {{ params.z }}"),
+        (T + "    cwd: '{{ workflow.dirr }}'\n", 6, "did you mean workflow.dir?"),
+        (T + "    cwd: '{{ workflow.dir '\n", 6, "not closed"),
+        (T + "params: {q: {required: true}}\n", 6, "must be given"),
+        (T + "params: {q: {requird: true}}\n", 6, "did you mean 'required'"),
+        (T + "params: {q: {required: 3}}\n", 6, "true or false"),
+        (T + "params: {q: {default: [a]}}\n", 6, "must be a text"),
+        (T + "params: {Q!: {}}\n", 6, "not a name"),
+        (T.replace("  a:", "  A b:"), 3, "not a name for a task"),
+        (T.replace("name: w", "name: W!"), 1, "must be a name"),
+        (T.replace("name: w", "nam: w"), 1, "did you mean 'name'"),
+        ("name: w\n", 1, "at least one task"),
+        ("name: w\ntasks: [a]\n", 2, "must be a mapping"),
+        ("name: w\ntasks: {a: 3}\n", 2, "must be a mapping"),
+        ("[a]\n", 1, "is a mapping"),
+        ("name: [w\n", 2, "not valid YAML"),
+    ],
+)
+def test_mistakes_name_the_line(tmp_path: Path, text: str, line: int, words: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, text)
+    assert words in str(caught.value)
+    assert f"w.yaml:{line}: " in str(caught.value)
+
+
+def test_an_alias_bomb_is_refused(tmp_path: Path) -> None:
+    bomb = "a0: &a0 [x, x]\n" + "".join(
+        f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12)
+    )
+    with pytest.raises(ConfigError, match="grows past"):
+        load(tmp_path, bomb + T)
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    def read(path: Path) -> None:
+        load_workflow(path, {}, agents=AGENTS, workflow_dir=tmp_path, workflow_id=WorkflowId("w"))
+
+    with pytest.raises(ConfigError, match="no such file"):
+        read(tmp_path / "none.yaml")
+    (tmp_path / "big.yaml").write_text("#" * 1_100_000)
+    with pytest.raises(ConfigError, match="larger than"):
+        read(tmp_path / "big.yaml")
+    (tmp_path / "bytes.yaml").write_bytes(b"name: \xff\n")
+    with pytest.raises(ConfigError, match="UTF-8"):
+        read(tmp_path / "bytes.yaml")
+
+
+def test_an_unknown_parameter_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no parameter 'rep'; known parameters: repo, depth"):
+        load(tmp_path, GOOD, rep="x")
+
+
+def test_a_file_can_be_checked_without_its_parameters(tmp_path: Path) -> None:
+    path = tmp_path / "w.yaml"
+    path.write_text(GOOD)
+    check_workflow(path, agents=AGENTS)
+    path.write_text(GOOD.replace("agent: qa", "agent: nobody"))
+    with pytest.raises(ConfigError, match="unknown agent"):
+        check_workflow(path, agents=AGENTS)
+    path.write_text("params: [a]\n" + T)
+    with pytest.raises(ConfigError, match="must be a mapping"):
+        check_workflow(path, agents=AGENTS)
+
+
+class TestTemplates:
+    VALUES: ClassVar = {"x": "a b", "params.name": "$(touch /tmp/never)"}
+
+    def test_plain(self) -> None:
+        assert fill("<{{ x }}> {{x}} {}", self.VALUES) == "<a b> a b {}"
+
+    def test_values_are_not_filled_again(self) -> None:
+        assert fill("{{ x }}", {"x": "{{ y }}"}) == "{{ y }}"
+
+    def test_pattern(self) -> None:
+        assert fill_pattern("{{ x }}+", {"x": "a.b"}) == r"a\.b+"
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            'echo "{{ x }}"',
+            "echo '{{ x }}'",
+            "echo $'it\\'s {{ x }}'",
+            "echo `ls {{ x }}`",
+            'echo "$(ls {{ x }})"',
+            "echo a # {{ x }}",
+            "cat <<EOF\n{{ x }}\nEOF",
+            "echo \\{{ x }}",
+        ],
+    )
+    def test_bash_refuses_where_quoting_would_not_hold(self, text: str) -> None:
+        with pytest.raises(TemplateError, match="quoted"):
+            fill_bash(text, self.VALUES)
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "echo {{ x }}",
+            "a='b' # don't\necho {{ x }}",
+            'echo "a\\"b"{{ x }}',
+            "cat <<< {{ x }}",
+            "a#{{ x }}",
+        ],
+    )
+    def test_bash_quotes_elsewhere(self, text: str) -> None:
+        assert fill_bash(text, self.VALUES) == text.replace("{{ x }}", "'a b'")
+
+    @given(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=30))
+    @settings(max_examples=25, deadline=None)
+    def test_bash_sees_one_word(self, value: str) -> None:
+        text = fill_bash("printf %s {{ v }}", {"v": value})
+        assert shlex.split(text) == ["printf", "%s", value]
+        done = subprocess.run(["bash", "-c", text], capture_output=True, check=True)
+        assert done.stdout == value.encode()
