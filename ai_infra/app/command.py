@@ -53,6 +53,14 @@ async def engine_now(settings: Settings, wait_s: float = 2.0) -> AsyncIterator[E
         engine.close()
 
 
+def agents_with_window(settings: Settings) -> list[str]:
+    """The agents that tasks can be given to. Raises ConfigError."""
+    from ai_infra.supervisor.spec import load_session
+
+    windows = load_session(settings).names
+    return [name for name in settings.agents if name in windows]
+
+
 def session_of(settings: Settings, env: Mapping[str, str]) -> Session:
     """The session, as `up`, `down` and `restart` use it. Raises ConfigError."""
     from ai_infra.supervisor.boot import Session

@@ -71,7 +71,7 @@ class Window:
         main = mains.get(self._process.name, self._agent)
 
         async def watched() -> None:
-            async with self._side(self._watcher.run(), "watch"):
+            async with self._side(self._watch(), "watch"):
                 await main()
 
         try:
@@ -168,6 +168,18 @@ class Window:
             log=self._log,
             on_death=self._after_death if is_supervisor else None,
         )
+
+    async def _watch(self) -> None:
+        """Watch over others until we are asked to stop ourselves: who leaves starts nothing new."""
+        watching = asyncio.create_task(self._watcher.run(), name="watcher")
+        stopping = asyncio.create_task(self._process.stop.wait(), name="stop")
+        try:
+            await asyncio.wait({watching, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if watching.done():
+                watching.result()
+        finally:
+            watching.cancel()
+            stopping.cancel()
 
     @asynccontextmanager
     async def _side(self, work: Awaitable[None], name: str) -> AsyncIterator[None]:

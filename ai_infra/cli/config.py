@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from ai_infra import __version__
-from ai_infra.app.command import settings_from_env
+from ai_infra.app.command import agents_with_window, settings_from_env
 from ai_infra.cli.output import examples, json_option, plain, print_json
 from ai_infra.core.home import Home
 from ai_infra.core.settings import FILE, Settings, is_secret, known_keys
@@ -53,7 +53,7 @@ def check() -> None:
     spec = load_session(settings)
     flows = _workflow_files(settings)
     for path in flows:
-        check_workflow(path, agents=settings.agents)
+        check_workflow(path, agents=agents_with_window(settings))
     click.echo(f"settings: {len(known_keys())} keys are right")
     click.echo(f"agents: {', '.join(settings.agents)}")
     click.echo(f"session: {session_file(settings)}: {len(spec.windows)} windows")

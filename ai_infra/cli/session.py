@@ -147,8 +147,10 @@ def attach(window: str | None) -> None:
         raise NotFound(f"no window {window!r}; there are {', '.join(sight.panes)}")
     if not sys.stdin.isatty():
         raise SystemProblem("attach needs a terminal; this is none")
-    env = {name: value for name, value in os.environ.items() if name != "TMUX"}
-    os.execvpe("tmux", tmux.attach_argv(pane.window_id if pane else None), env)
+    inside = os.environ.get("TMUX", "").split(",")[0]
+    argv = tmux.attach_argv(pane.window_id if pane else None, inside=inside == sight.socket)
+    env = {name: value for name, value in os.environ.items() if name != "TMUX" or inside == sight.socket}
+    os.execvpe("tmux", argv, env)
 
 
 @examples("ai-infra restart code", "ai-infra restart redis")

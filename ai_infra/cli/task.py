@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ai_infra.app.command import engine_now, settings_from_env
+from ai_infra.app.command import agents_with_window, engine_now, settings_from_env
 from ai_infra.cli.output import examples, json_option, print_json, run_async, show, width
 from ai_infra.core import ids
 from ai_infra.core.errors import Exit, NotFound, UsageError
@@ -95,8 +95,9 @@ def _spec(
     from ai_infra.tasks.spec import check_spec
     from ai_infra.tasks.task import Expect, TaskSpec
 
-    if agent not in settings.agents:
-        raise NotFound(f"no agent {agent!r}; there are {', '.join(settings.agents)}")
+    agents = agents_with_window(settings)
+    if agent not in agents:
+        raise NotFound(f"no agent {agent!r}; there are {', '.join(agents)}")
     run: tuple[Command, ...] = (*([command] if command else []), *texts)
     if not run:
         raise UsageError("no command; say it after `--`, or with --shell TEXT")

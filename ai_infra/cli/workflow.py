@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ai_infra.app.command import engine_now, settings_from_env
+from ai_infra.app.command import agents_with_window, engine_now, settings_from_env
 from ai_infra.cli.output import examples, json_option, print_json, run_async, show, width
 from ai_infra.core import ids
 from ai_infra.core.durable import system_problem
@@ -60,7 +60,7 @@ async def submit_and_follow(
     workflow_id = ids.WorkflowId(ids.new_id("w"))
     folder = settings.home.workflows / workflow_id
     header, specs = load_workflow(
-        path, params, agents=settings.agents, workflow_dir=folder, workflow_id=workflow_id
+        path, params, agents=agents_with_window(settings), workflow_dir=folder, workflow_id=workflow_id
     )
     async with engine_now(settings) as engine:
         _make(folder)

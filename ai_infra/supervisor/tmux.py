@@ -44,6 +44,7 @@ _SEP = "|"
 _FIELDS = (
     "session_name",
     "session_id",
+    "socket_path",
     "window_id",
     "window_index",
     "pane_id",
@@ -79,6 +80,7 @@ class Present:
     """Our session exists; `panes` has the first pane of each of our windows."""
 
     session_id: str
+    socket: str  #: path of the server's socket
     home: str  #: the installation that made it; empty when tmuxp did
     panes: Mapping[ids.WindowName, Pane]
 
@@ -117,10 +119,11 @@ class Tmux:
         """The session's name."""
         return self._settings.session
 
-    def attach_argv(self, window_id: str | None = None) -> list[str]:
-        """The command that shows the session to a person."""
+    def attach_argv(self, window_id: str | None = None, *, inside: bool = False) -> list[str]:
+        """The command that shows the session to a person; `inside`: who sits in a pane of the same server."""
         select = ["select-window", "-t", window_id, ";"] if window_id else []
-        return [*self._argv, *select, "attach-session", "-t", f"={self.session}"]
+        verb = "switch-client" if inside else "attach-session"
+        return [*self._argv, *select, verb, "-t", f"={self.session}"]
 
     async def look(self) -> Sight:
         """Ask once for everything. Never raises."""
@@ -270,7 +273,9 @@ def sight_of(listing: str, session: str) -> Sight:
         pane = _pane(dict(zip(_FIELDS, row, strict=True)))
         if pane.window:
             panes.setdefault(pane.window, pane)
-    return Present(session_id=first["session_id"], home=first["@ai_infra_home"], panes=panes)
+    return Present(
+        session_id=first["session_id"], socket=first["socket_path"], home=first["@ai_infra_home"], panes=panes
+    )
 
 
 def _pane(field: Mapping[str, str]) -> Pane:
