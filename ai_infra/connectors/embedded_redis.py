@@ -107,8 +107,8 @@ class EmbeddedRedis:
     async def _take_data(self) -> None:
         """Own the data folder, waiting for a server that ends.
 
-        The server inherits the lock: one that outlived its parent (and was told to end by the kernel) still has it,
-        and two servers never append to one file.
+        The server inherits the lock: one that outlived its parent (the kernel told it to end) still has it,
+        so two servers never append to one file.
         """
         deadline = time.monotonic() + DATA_WAIT_S
         while not self._data.try_acquire():
@@ -126,7 +126,7 @@ class EmbeddedRedis:
                 f"the disk of {self._home.root} is full: waiting for room; nothing that was kept is lost",
                 "error",
             )
-        while self._home.is_full():
+        while self._home.is_full():  # noqa: ASYNC110 the disk tells nobody when it has room
             await asyncio.sleep(ROOM_EVERY_S)
 
     async def _pass_on(self, process: asyncio.subprocess.Process) -> None:
@@ -143,7 +143,8 @@ def find_server() -> str:
     program = shutil.which("redis-server")
     if program is None:
         raise SystemProblem(
-            "redis-server is not installed; `apt-get install redis-server` adds it, or set AI_INFRA_REDIS_URL to a server"
+            "redis-server is not installed; `apt-get install redis-server` adds it, "
+            "or set AI_INFRA_REDIS_URL to a server"
         )
     version = server_version(program)
     if version < OLDEST:

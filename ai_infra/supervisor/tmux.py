@@ -145,6 +145,7 @@ class Tmux:
             **spec.options,
             "base-index": "0",
             "renumber-windows": "off",
+            "status-left-length": str(len(spec.name) + 4),
             "update-environment": "",
             "@ai_infra_home": str(home),
         }

@@ -108,7 +108,7 @@ class Watcher:
     async def _look(self) -> float | None:
         """See what there is, and heal what is missing; seconds until the next thing is due, or None.
 
-        The supervisor asks tmux for all. A peer reads the lock of the supervisor, and asks only if it is free.
+        The supervisor asks tmux for all. A peer reads the supervisor's lock, and asks only if it is free.
         """
         if len(self._watched) == 1:
             pid = living_pid(self._settings.home, self._watched[0])

@@ -1,4 +1,4 @@
-"""One installation per test: a home, a tmux server and a Redis of its own, all under one short temporary folder."""
+"""One installation per test: home, tmux server and Redis of its own, all under one short temporary folder."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ def hang(pid: int) -> None:
 
 
 def thirty_tasks(machine: Installation) -> Path:
-    """A workflow of 30 tasks over all agents, in chains with a join; each writes its own line when it is done."""
+    """A workflow of 30 tasks over all agents, in chains with a join; each writes a line when it is done."""
     agents = ["code", "data", "infra", "research", "qa", "supervisor"]
     lines = ["name: thirty", "tasks:"]
     for i in range(29):
@@ -217,3 +217,25 @@ def test_a_command_that_ignores_everything_is_killed_at_its_timeout(session: Ins
         ["pgrep", "-f", "trap '' TERM INT HUP"], capture_output=True, text=True, check=False
     )
     assert left.stdout == ""
+
+
+def test_up_says_why_a_window_does_not_come_up(machine: Installation) -> None:
+    machine.configure("supervisor: {ready_timeout_s: 4}\n")
+    blocked = machine.home.scratch("data")
+    blocked.parent.mkdir(parents=True)
+    blocked.write_text("a file where a folder should be")
+    told = machine.fails("up", code=8)
+    assert "not ready after 4 s: data" in told
+    assert "scratch/data" in told
+    blocked.unlink()
+    machine.ok("up")
+    assert machine.json("status")["is_well"]
+
+
+@pytest.mark.parametrize("window", ["supervisor", "redis"])
+def test_restart_of_what_all_others_need(session: Installation, window: str) -> None:
+    old = session.pid(window)
+    session.ok("restart", window)
+    assert session.wait_healed(window, old or 0) != old
+    session.ok("task", "submit", "code", "--wait", "--", "true")
+    assert not [row for row in session.json("logs", "-n", "500") if row["event"] == "window_died"]
