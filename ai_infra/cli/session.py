@@ -46,15 +46,17 @@ def up(as_json: bool) -> None:
 
 
 async def _up(settings: Settings, quiet: bool) -> UpReport:
-    async def read_beats() -> Mapping[str, Beat]:
-        try:
-            async with engine_now(settings, wait_s=1.0) as engine:
-                return await engine.beats()
-        except (NotRunning, ConnectorError, SystemProblem):
-            return {}
-
     progress = _silent if quiet else _print_progress
-    return await session_of(settings, os.environ).up(read_beats, progress)
+    return await session_of(settings, os.environ).up(lambda: _read_beats(settings), progress)
+
+
+async def _read_beats(settings: Settings) -> Mapping[str, Beat]:
+    """Every heartbeat; none while Redis is not there yet."""
+    try:
+        async with engine_now(settings, wait_s=1.0) as engine:
+            return await engine.beats()
+    except (NotRunning, ConnectorError, SystemProblem):
+        return {}
 
 
 def _print_progress(name: str, words: str, at_s: float) -> None:
@@ -160,7 +162,7 @@ def restart(window: str) -> None:
     """Replace the process of WINDOW: asked to stop, then killed, then started afresh. Clears FATAL."""
     settings = settings_from_env()
     _need_home(settings)
-    run_async(session_of(settings, os.environ).restart(window))
+    run_async(session_of(settings, os.environ).restart(window, lambda: _read_beats(settings)))
     click.echo(f"{window} was restarted")
 
 

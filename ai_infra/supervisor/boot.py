@@ -81,7 +81,7 @@ class Session:
             started = await self._start_missing()
             for name in self._spec.names:
                 progress(name, "starting" if name in started else "running", time.monotonic() - began)
-            await self._wait_ready(read_beats, progress, began)
+            await self._wait_ready(self._spec.names, read_beats, progress, began)
         kept = tuple(name for name in self._spec.names if name not in started)
         return UpReport(started=tuple(started), kept=kept, took_s=time.monotonic() - began)
 
@@ -129,8 +129,10 @@ class Session:
                 raise ConnectorUnavailable(f"tmux: {reason}")
         raise AssertionError(sight)
 
-    async def _wait_ready(self, read_beats: ReadBeats, progress: Progress, began: float) -> None:
-        waiting = set(self._spec.names)
+    async def _wait_ready(
+        self, names: Iterable[str], read_beats: ReadBeats, progress: Progress, began: float
+    ) -> None:
+        waiting = set(names)
         deadline = began + self._settings.supervisor.ready_timeout_s
         while waiting:
             beats = await read_beats()
@@ -162,11 +164,12 @@ class Session:
 
     # -- restart --------------------------------------------------------------------------------------------
 
-    async def restart(self, name: str) -> None:
+    async def restart(self, name: str, read_beats: ReadBeats) -> None:
         """Replace one window's process: asked to stop, then killed, then started afresh; FATAL is cleared.
 
-        Raises NotFound (no such window), NotRunning.
+        The new one serves when this returns. Raises NotFound (no such window), NotRunning, DeadlinePassed.
         """
+        began = time.monotonic()
         window = self._spec.find(name)
         if window is None:
             raise NotFound(f"no window {name!r}; there are {', '.join(self._spec.names)}")
@@ -183,6 +186,7 @@ class Session:
                 await self._end([name], lambda *_: None)
             finally:  # also on Ctrl-C: a window is never left without its process
                 await self._start_again(window)
+            await self._wait_ready([name], read_beats, lambda *_: None, began)
 
     async def _start_again(self, window: WindowSpec) -> None:
         async with changing(self._home) as change:

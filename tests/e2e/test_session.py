@@ -192,7 +192,7 @@ def test_windows_show_what_goes_on(session: Installation) -> None:
         lambda: "task_started" in session.screen("logs") or "echo" in session.screen("logs"), 5, "the logs"
     )
     assert "ready" in session.screen("supervisor")
-    assert "durability=always" in session.screen("redis") or "fsync" in session.screen("redis")
+    assert "durable: always" in session.screen("redis")
 
 
 def test_up_json_tells_what_was_started(machine: Installation) -> None:
