@@ -32,7 +32,7 @@ def program() -> Path:
 
 @asynccontextmanager
 async def engine_now(settings: Settings, wait_s: float = 2.0) -> AsyncIterator[Engine]:
-    """The task engine for one command. Raises NotRunning when Redis gives no answer in `wait_s`."""
+    """The task engine for one command. Raises NotRunning (no answer from Redis), SystemProblem (disk full)."""
     from ai_infra.connectors.redis import Connection
     from ai_infra.tasks.engine import Engine
 
@@ -40,17 +40,19 @@ async def engine_now(settings: Settings, wait_s: float = 2.0) -> AsyncIterator[E
         raise NotRunning("the session is not up; `ai-infra up` starts it")
     try:
         connection = await Connection.open(settings.redis_url, prefix=settings.redis.prefix, wait_s=wait_s)
+        engine = Engine(connection)
+        try:
+            yield engine
+        finally:
+            engine.close()
     except ConnectorUnavailable as exc:
-        if settings.embedded_redis and settings.home.is_full():
-            raise SystemProblem(
-                f"{settings.home.root}: the disk is full, so Redis waits; free some space"
-            ) from exc
-        raise NotRunning(f"{exc}; `ai-infra up` starts the session") from exc
-    engine = Engine(connection)
-    try:
-        yield engine
-    finally:
-        engine.close()
+        raise _why_away(settings, exc) from exc
+
+
+def _why_away(settings: Settings, exc: ConnectorUnavailable) -> SystemProblem | NotRunning:
+    if settings.embedded_redis and settings.home.is_full():
+        return SystemProblem(f"{settings.home.root}: the disk is full, so Redis waits; free some space")
+    return NotRunning(f"{exc}; `ai-infra up` starts the session, `ai-infra doctor` checks it")
 
 
 def agents_with_window(settings: Settings) -> list[str]:

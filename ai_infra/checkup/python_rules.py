@@ -1,7 +1,7 @@
 """Python rules: mistakes one can see in a single node of the tree. Pure; silent rather than wrong.
 
-A rule takes a path, a node and the names of the file (python_names.py), and yields findings; RULES says which rule
-looks at which nodes. Tests are full of deliberate mistakes, so most rules leave them alone.
+A rule takes a path, a node and the names of the file (python_names.py), and yields findings; RULES says
+which rule looks at which nodes. Tests are full of deliberate mistakes, so most rules leave them alone.
 """
 
 from __future__ import annotations
@@ -69,9 +69,8 @@ def dict_keys(path: str, node: ast.AST, names: Names) -> Iterator[Finding]:
     if twice:
         keys = ", ".join(repr(key.value) for key in twice[:KEYS_SAID])
         more = f" and {len(twice) - KEYS_SAID} more" if len(twice) > KEYS_SAID else ""
-        words = (
-            f"the dict has {'the key' if len(twice) == 1 else plural(len(twice), 'key')} twice: {keys}{more}"
-        )
+        count = "the key" if len(twice) == 1 else plural(len(twice), "key")
+        words = f"the dict has {count} twice: {keys}{more}"
         yield found("duplicate-key", words, path, twice[0].lineno, Severity.INFO if is_test(path) else None)
 
 

@@ -23,7 +23,8 @@ from ai_infra.checkup.python_rules import RULES
 
 _KNOWN = frozenset(dir(builtins)) | {
     "__file__", "__path__", "__builtins__", "__class__", "__module__", "__qualname__", "__annotations__",
-    "__dict__", "__cached__", "_", "ngettext", "WindowsError", "PythonFinalizationError", "_IncompleteInputError", "EncodingWarning",
+    "__dict__", "__cached__", "_", "ngettext", "WindowsError", "EncodingWarning",
+    "PythonFinalizationError", "_IncompleteInputError",
     "reveal_type", "reveal_locals", "get_ipython", "display",
     # Python 2, asked for under a guard by code that runs on both
     "unicode", "basestring", "long", "xrange", "raw_input", "unichr", "reduce", "file", "execfile", "cmp",

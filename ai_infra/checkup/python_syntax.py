@@ -28,7 +28,12 @@ _NEWER = (  # first version, pattern of the line, pattern of the message
     ((3, 12), re.compile(r"^\s*(async\s+def|def|class|type)\s+\w+\s*[\[=]"), None),
     ((3, 12), None, re.compile(r"f-string|unterminated string literal|unexpected character after line cont")),
     ((3, 13), re.compile(r"^\s*(def|class|type)\s+\w+\["), None),
-    ((3, 14), None, re.compile(r"multiple exception types must be parenthesized")),
+    # `except A, b:` is how Python 2 named the exception.
+    (
+        (3, 14),
+        re.compile(r"except[^,]*,\s*[A-Z(]"),
+        re.compile(r"multiple exception types must be parenthesized"),
+    ),
     ((3, 14), re.compile(r"\bt[\"']"), None),
 )
 _TEMPLATE = re.compile(rb"^[^#\n]*(\{%|\{\{\s*[\w.]+(\s*\||\s*\}\})|<%|\$\{)", re.MULTILINE)

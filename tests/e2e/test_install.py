@@ -248,8 +248,8 @@ def test_a_wrong_hash_leaves_the_old_install_working(
 ) -> None:
     tampered = shutil.copytree(source, tmp_path / "tampered")
     lock = tampered / "requirements.lock"
-    name, rest = lock.read_text().split("\nclick==")
-    lock.write_text(name + "\nclick==" + re.sub(r"sha256:\w{64}", "sha256:" + "0" * 64, rest, count=2))
+    before_it, rest = ("\n" + lock.read_text()).split("\nclick==")
+    lock.write_text(before_it + "\nclick==" + re.sub(r"sha256:\w{64}", "sha256:" + "0" * 64, rest, count=2))
     before = tree(installed.home)
     message = failed(installed.run(tampered / "install.sh"), 1)
     assert "install.sh: installing requirements.lock failed" in message
