@@ -25,11 +25,11 @@ CONFIG_FILES = 500  #: of one server's configuration, how many are read
 
 _PEM = re.compile(rb"-----BEGIN (?:TRUSTED |X509 )?CERTIFICATE-----\s*([A-Za-z0-9+/=\s]+?)-----END ")
 _SERVER_SETTINGS = {
-    "nginx": re.compile(r"^\s*ssl_certificate\s+[\"']?([^\s;\"'$]+)[\"']?\s*;", re.MULTILINE),
-    "apache2": re.compile(r"^\s*SSLCertificateFile\s+[\"']?([^\s\"'$]+)", re.MULTILINE | re.IGNORECASE),
-    "httpd": re.compile(r"^\s*SSLCertificateFile\s+[\"']?([^\s\"'$]+)", re.MULTILINE | re.IGNORECASE),
-    "postfix": re.compile(r"^\s*smtpd_tls_(?:cert|chain)_files?\s*=\s*([^\s,$]+)", re.MULTILINE),
-    "dovecot": re.compile(r"^\s*ssl_(?:server_)?cert(?:_file)?\s*=\s*<?\s*([^\s$]+)", re.MULTILINE),
+    "nginx": re.compile(r"^[ \t]*ssl_certificate\s+[\"']?([^\s;\"'$]+)[\"']?\s*;", re.MULTILINE),
+    "apache2": re.compile(r"^[ \t]*SSLCertificateFile\s+[\"']?([^\s\"'$]+)", re.MULTILINE | re.IGNORECASE),
+    "httpd": re.compile(r"^[ \t]*SSLCertificateFile\s+[\"']?([^\s\"'$]+)", re.MULTILINE | re.IGNORECASE),
+    "postfix": re.compile(r"^[ \t]*smtpd_tls_(?:cert|chain)_files?\s*=\s*([^\s,$]+)", re.MULTILINE),
+    "dovecot": re.compile(r"^[ \t]*ssl_(?:server_)?cert(?:_file)?\s*=\s*<?\s*([^\s$]+)", re.MULTILINE),
     "haproxy": re.compile(r"\bcrt\s+([^\s$]+)"),
 }
 _PLACES = (

@@ -62,7 +62,7 @@ def _count_unittest(text: str) -> dict[str, int]:
 
 
 def _count_go(text: str) -> dict[str, int]:
-    if not (lines := re.findall(r"^(ok|FAIL)\s+\S+\s", text, re.MULTILINE)):
+    if not (lines := re.findall(r"^(ok|FAIL) *\t\S+", text, re.MULTILINE)):
         return {}
     totals = Counter(lines)
     return {"packages passed": totals["ok"], "packages failed": totals["FAIL"]}
@@ -87,7 +87,7 @@ def _count_jest(text: str) -> dict[str, int]:
 
 def _count_mocha(text: str) -> dict[str, int]:
     names = {"passing": "passed", "failing": "failed", "pending": "skipped"}
-    pairs = re.findall(r"^\s+(\d+) (passing|failing|pending)\b", text, re.MULTILINE)
+    pairs = re.findall(r"^[ \t]+(\d+) (passing|failing|pending)\b", text, re.MULTILINE)
     return {names[name]: int(number) for number, name in pairs}
 
 

@@ -47,7 +47,7 @@ INSTALLS = re.compile(
     r"\b(pip3? install|uv (pip |sync)|poetry install|npm (install|ci|i)\b|yarn install|pnpm install|npx "
     r"|apt(-get)? |brew |git clone|curl |wget |docker |podman |cargo install|go install|sudo )"
 )
-_NO_TEST = re.compile(r"no test specified|^\s*(true|:|exit 0|echo\b[^&|;]*)?\s*$")
+_NO_TEST = re.compile(r"no test specified|^[ \t]*(true|:|exit 0|echo\b[^&|;]*)?\s*$")
 _PYTHON_TEST = re.compile(r"(^|/)(test_[^/]*|[^/]*_test)\.py$")
 _OTHERS = (
     ("PHPUnit", r"phpunit\.xml(\.dist)?"),
@@ -125,9 +125,9 @@ def _python(folder: str, names: set[str], read: Read) -> Suite | None:
     configured = configured or any(posixpath.basename(n) == "conftest.py" for n in inside)
     texts = [read(test) for test in tests[:200]]
     uses_pytest = configured or any(
-        re.search(r"^\s*(import|from) pytest\b", text, re.MULTILINE) for text in texts
+        re.search(r"^[ \t]*(import|from) pytest\b", text, re.MULTILINE) for text in texts
     )
-    uses_unittest = any(re.search(r"^\s*(import|from) unittest\b", text, re.MULTILINE) for text in texts)
+    uses_unittest = any(re.search(r"^[ \t]*(import|from) unittest\b", text, re.MULTILINE) for text in texts)
     if not uses_pytest and uses_unittest:
         return Suite(runner=Runner.UNITTEST, target=_unittest_folder(folder, tests))
     quick = posixpath.join(folder, "tests/unit")

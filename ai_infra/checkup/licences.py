@@ -129,7 +129,7 @@ def _setup_cfg(text: str) -> object:
 
 
 def _setup_py(text: str) -> object:
-    match = re.search(r"""^\s*license\s*=\s*["']([^"'\n]+)["']""", text, re.MULTILINE)
+    match = re.search(r"""^[ \t]*license\s*=\s*["']([^"'\n]+)["']""", text, re.MULTILINE)
     return match[1] if match else None
 
 

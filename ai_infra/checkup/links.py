@@ -11,6 +11,8 @@ from urllib.parse import unquote
 from ai_infra.checkup.findings import Finding, Severity, found
 from ai_infra.checkup.languages import is_fixture, is_vendored
 
+LINE_CHARS = 10_000  #: a longer line is data
+
 _FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})")
 _CODE = re.compile(r"(`+)(?!`).*?(?<!`)\1(?!`)")
 _INLINE = re.compile(
@@ -56,7 +58,7 @@ def relative_links(text: str) -> Iterator[tuple[str, int]]:
         if opened:
             fence = opened[1]
             continue
-        if line.startswith(("    ", "\t")) and "](" not in line:
+        if len(line) > LINE_CHARS or (line.startswith(("    ", "\t")) and "](" not in line):
             continue
         for match in (*_INLINE.finditer(_CODE.sub("", line)), *_REFERENCE.finditer(line)):
             target = (match[1] or match[2] or "").strip()

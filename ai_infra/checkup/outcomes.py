@@ -147,11 +147,11 @@ def failing(runner: Runner, text: str) -> list[Failure]:
 _FAILING = (
     r"^(?:FAILED|ERROR) (?P<name>(?P<file>[^\s:]+\.py)(?:::\S.*?)?)(?: - (?P<message>.*))?$",
     r"^(?:FAIL|ERROR): (?P<name>\w+ \([\w.]+\)).*$",
-    r"^\s*--- FAIL: (?P<name>\S+)",
+    r"^[ \t]*--- FAIL: (?P<name>\S+)",
     r"^test (?P<name>\S+) \.\.\. FAILED$",
-    r"^\s*not ok \d+ -? ?(?P<name>[^#\n]+)",
-    r"^\s+● (?P<name>.+)$",
-    r"^\s*[\u2716\u2715\u00d7] (?P<name>.+?)(?: \([\d.]+ ?ms\))?$",
+    r"^[ \t]*not ok \d+ -? ?(?P<name>[^#\n]+)",
+    r"^[ \t]+● (?P<name>.+)$",
+    r"^[ \t]*[\u2716\u2715\u00d7] (?P<name>.+?)(?: \([\d.]+ ?ms\))?$",
     r"^  \d+\) (?P<name>.+)$",
 )
 

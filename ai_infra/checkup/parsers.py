@@ -35,6 +35,9 @@ _INI_NAMES = {"setup.cfg", "tox.ini", "pytest.ini", "mypy.ini", ".coveragerc", "
               "pylintrc", "alembic.ini", ".bumpversion.cfg"}  # fmt: skip
 
 
+DEPTH = 500  #: levels of YAML; the parser's own time grows with the square of them
+
+
 class _Entities(Exception):
     """An XML document declares entities; they are not expanded here."""
 
@@ -203,6 +206,8 @@ def _walk_yaml(data: bytes, twice: list[tuple[str, int]]) -> None:
     """Read the events of a stream; a flat loop, so no depth of nesting can exhaust the stack."""
     stack: list[_Mapping | None] = []  # None for a sequence
     for event in yaml.parse(data, Loader=_LOADER):
+        if len(stack) > DEPTH:
+            raise yaml.YAMLError("is nested too deeply to be read")
         if isinstance(event, yaml.CollectionEndEvent):
             stack.pop()
             continue

@@ -92,9 +92,12 @@ def _unused(path: str, tree: ast.Module, names: Names, lines: list[str]) -> list
 
 def _only_passes_on(tree: ast.Module) -> bool:
     """Whether a module has nothing but imports and assignments: its imports are what it is for."""
-    return all(
-        isinstance(n, (ast.Import, ast.ImportFrom, ast.Assign, ast.AnnAssign, ast.Expr)) for n in tree.body
-    )
+    kinds = (ast.Import, ast.ImportFrom, ast.Assign, ast.AnnAssign)
+    return all(isinstance(n, kinds) or _is_docstring(n) for n in tree.body)
+
+
+def _is_docstring(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
 
 
 def _is_silent(name: Import, silent: set[int]) -> bool:

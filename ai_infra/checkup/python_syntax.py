@@ -18,16 +18,16 @@ from ai_infra.checkup.languages import is_fixture
 HERE = f"Python {sys.version_info[0]}.{sys.version_info[1]}"
 
 _PYTHON_2 = re.compile(
-    rb"^\s*(?:[^#\n]*:\s*)?print\s+[^\s=(.,)\]:]|^\s*print\s*>>|^\s*print\s*$|^\s*exec\s+[\"'\w]"
-    rb"|^\s*except\s+[\w.]+\s*,\s*[a-z]\w*\s*:|^\s*except\s*\([^)]*\)\s*,\s*\w+\s*:"
-    rb"|^\s*raise\s+[\w.]+\s*,\s*\S|\bur[\"']|\b(?:0x[0-9a-fA-F]+|\d+)[lL]\b|[=(,]\s*0[0-7]+\b|\w\s*<>\s*\w"
-    rb"|[=(%,]\s*`[^`\n]+`|^\s*def\s+\w+\([^)\n]*\(\w+\s*,",
+    rb"^[ \t]*(?:[^#\n]*:\s*)?print\s+[^\s=(.,)\]:]|^[ \t]*print\s*>>|^[ \t]*print\s*$|^[ \t]*exec\s+[\"'\w]"
+    rb"|^[ \t]*except\s+[\w.]+\s*,\s*[a-z]\w*\s*:|^[ \t]*except\s*\([^)]*\)\s*,\s*\w+\s*:"
+    rb"|^[ \t]*raise\s+[\w.]+\s*,\s*\S|\bur[\"']|\b(?:0x[0-9a-fA-F]+|\d+)[lL]\b|[=(,]\s*0[0-7]+\b"
+    rb"|\w\s*<>\s*\w|[=(%,]\s*`[^`\n]+`|^[ \t]*def\s+\w+\([^)\n]*\(\w+\s*,",
     re.MULTILINE,
 )
 _NEWER = (  # first version, pattern of the line, pattern of the message
-    ((3, 12), re.compile(r"^\s*(async\s+def|def|class|type)\s+\w+\s*[\[=]"), None),
+    ((3, 12), re.compile(r"^[ \t]*(async\s+def|def|class|type)\s+\w+\s*[\[=]"), None),
     ((3, 12), None, re.compile(r"f-string|unterminated string literal|unexpected character after line cont")),
-    ((3, 13), re.compile(r"^\s*(def|class|type)\s+\w+\["), None),
+    ((3, 13), re.compile(r"^[ \t]*(def|class|type)\s+\w+\["), None),
     # `except A, b:` is how Python 2 named the exception.
     (
         (3, 14),

@@ -30,7 +30,7 @@ MAX_BYTES = 1_000_000
 _BASH_SHELLS = {"sh", "bash", "dash"}
 _ERROR = re.compile(r"line (\d+): (.*)")
 _OTHER_DIALECT = re.compile(
-    rb"@flow|</\w|/>|\bReact\.|^\s*(import|export) type |@jsx|^\s*@\w+\(", re.MULTILINE
+    rb"@flow|</\w|/>|\bReact\.|^[ \t]*(import|export) type |@jsx|^[ \t]*@\w+\(", re.MULTILINE
 )
 
 # Only compiles: a script, a module, then the body of a function (CommonJS may return at the top).

@@ -12,7 +12,7 @@ from ai_infra.checkup.languages import Language, Sort, is_fixture, is_generated,
 
 LONG_LINE = 1000  #: characters
 
-_CONFLICT = re.compile(rb"^<{7} [^\n]*\n(?:[^\n]*\n)*?={7}\r?\n(?:[^\n]*\n)*?>{7} ", re.MULTILINE)
+_MARKER = re.compile(rb"^(?:<{7} |={7}\r?$|>{7} )", re.MULTILINE)
 _OTHER_CHARSET = re.compile(rb"charset|encoding|coding[:=]", re.IGNORECASE)
 _BOMS = (b"\xff\xfe", b"\xfe\xff")
 
@@ -38,10 +38,18 @@ def check_conflict(path: str, data: bytes) -> Iterator[Finding]:
     """The three markers of an unfinished merge, in their order, each at the start of a line."""
     if b"<<<<<<< " not in data or b"\n>>>>>>> " not in data:
         return
-    if match := _CONFLICT.search(data):
-        line = data.count(b"\n", 0, match.start()) + 1
-        severity = Severity.INFO if is_test(path) else None
-        yield found("merge-conflict", "has merge-conflict markers", path, line, severity)
+    start = wanted = 0  # how many of the three markers were seen, and where the first was
+    for match in _MARKER.finditer(data):
+        sort = b"<=>".index(match[0][:1])
+        if sort == 0:
+            start, wanted = match.start(), 1
+        elif sort == wanted == 2:
+            line = data.count(b"\n", 0, start) + 1
+            severity = Severity.INFO if is_test(path) else None
+            yield found("merge-conflict", "has merge-conflict markers", path, line, severity)
+            return
+        elif sort == wanted == 1:
+            wanted = 2
 
 
 def check_indentation(path: str, data: bytes) -> Iterator[Finding]:
@@ -67,11 +75,12 @@ def _check_nul(path: str, data: bytes, language: Language | None) -> Iterator[Fi
     if data.startswith(_BOMS):
         yield found("not-utf-8", f"{language.name} in UTF-16", path, 1)
         return
-    rest = data.replace(b"\0", b"")
-    if not _is_utf_8(rest) or (data.count(b"\0") * 3 > len(data) and rest.strip()):
-        return  # a binary format that shares the extension
     place = data.index(b"\0")
-    trailing = " at its end, as after a crash" if not data[place:].strip(b"\0\r\n") else ""
+    at_end = not data[place:].strip(b"\0\r\n")
+    rest = data.replace(b"\0", b"")
+    if not _is_utf_8(rest) or (not at_end and 3 * data.count(b"\0") > len(data)):
+        return  # a binary format that shares the extension
+    trailing = " at its end, as after a crash" if at_end else ""
     words = f"has {plural(data.count(0), 'NUL byte')}{trailing}"
     yield found("nul-bytes", words, path, data.count(b"\n", 0, place) + 1, severity)
 

@@ -42,9 +42,10 @@ def _value(settings: Settings, name: str) -> object:
     return "(set, not shown)" if value and is_secret(name) else value
 
 
-@examples("ai-infra config check")
+@examples("ai-infra config check", "ai-infra config check --json")
 @config.command()
-def check() -> None:
+@json_option
+def check(as_json: bool) -> None:
     """Read every settings, session and workflow file, and say the first thing that is wrong."""
     from ai_infra.supervisor.spec import load_session, session_file
     from ai_infra.tasks.workflow import check_workflow
@@ -54,10 +55,19 @@ def check() -> None:
     flows = _workflow_files(settings)
     for path in flows:
         check_workflow(path, agents=agents_with_window(settings))
-    click.echo(f"settings: {len(known_keys())} keys are right")
-    click.echo(f"agents: {', '.join(settings.agents)}")
-    click.echo(f"session: {session_file(settings)}: {len(spec.windows)} windows")
-    click.echo(f"workflows: {', '.join(path.stem for path in flows)}")
+    found = {
+        "settings": known_keys(),
+        "agents": list(settings.agents),
+        "session": str(session_file(settings)),
+        "windows": spec.names,
+        "workflows": [path.stem for path in flows],
+    }
+    if as_json:
+        print_json(found)
+        return
+    for what, names in found.items():
+        click.echo(f"{what:<10} {names if isinstance(names, str) else ', '.join(names)}")
+    click.echo("all of it is right")
 
 
 def _workflow_files(settings: Settings) -> list[Path]:
@@ -67,9 +77,10 @@ def _workflow_files(settings: Settings) -> list[Path]:
     return sorted(path for folder in folders for path in folder.glob("*.yaml"))
 
 
-@examples("ai-infra config path")
+@examples("ai-infra config path", "ai-infra config path --json")
 @config.command()
-def path() -> None:
+@json_option
+def path(as_json: bool) -> None:
     """Print where settings of yours go, and where state is kept."""
     home = Home.from_env(os.environ)
     places = {
@@ -81,6 +92,9 @@ def path() -> None:
         "logs": home.logs,
         "work": home.workspace,
     }
+    if as_json:
+        print_json({what: str(where) for what, where in places.items()})
+        return
     for words, where in places.items():
         click.echo(f"{words:<10} {where}")
 
