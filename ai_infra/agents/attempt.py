@@ -12,7 +12,7 @@ from ai_infra.agents.checks import Checked, check_all
 from ai_infra.agents.commands import Command, CommandEnd, CommandRun, OutputLog, words_of
 from ai_infra.agents.scratch import Scratch
 from ai_infra.core.home import Home
-from ai_infra.core.orphans import MARK_AGENT, MARK_HOME, MARK_TASK, end_orphans
+from ai_infra.core.orphans import MARK_AGENT, MARK_HOME, MARK_TASK, end_children
 from ai_infra.core.settings import TaskSettings
 from ai_infra.tasks.task import CANCELLED_REASON, Claim, Outcome, TaskSpec
 
@@ -54,6 +54,7 @@ class Attempt:
         self._home, self._scratch, self._limits, self._view = home, scratch, limits, view
         self._env = task_env(claim, home, scratch, base_env)
         self._current: CommandRun | None = None
+        self.left_behind = 0  #: processes that outlived their command, ended with the attempt
         self._ended_by = ""  #: why we stopped it: "timeout", "cancelled" or "drained"
         self.log_path = home.task_logs / f"{claim.spec.id}.{claim.attempt}.log"
 
@@ -98,7 +99,7 @@ class Attempt:
         finally:
             timer.cancel()
             output.close()
-            await asyncio.to_thread(end_orphans, self._home, spec.agent)
+            self.left_behind = end_children()
             self._scratch.leave(spec.id)
         return self._outcome(ends, checks, output, time.monotonic() - began)
 

@@ -18,7 +18,7 @@ from ai_infra.agents.attempt import Attempt, AttemptView
 from ai_infra.agents.scratch import Scratch
 from ai_infra.core import ids
 from ai_infra.core.errors import AiInfraError, Conflict, ConnectorUnavailable, NotFound, SystemProblem
-from ai_infra.core.orphans import end_orphans
+from ai_infra.core.orphans import adopt_orphans, end_orphans
 from ai_infra.core.process import Process
 from ai_infra.core.settings import Settings
 from ai_infra.tasks.engine import Engine
@@ -69,6 +69,7 @@ class Worker:
     async def recover(self) -> None:
         """Put right what the last life left; safe, since this process holds the agent's lock."""
         self._scratch.ensure()
+        adopt_orphans()
         ended = await asyncio.to_thread(end_orphans, self._settings.home, self._agent)
         released = await self._persist(lambda: self._engine.retire_older(self._agent, self._me))
         if ended or released:

@@ -16,6 +16,7 @@ from ai_infra.core.settings import Settings, load_settings
 if TYPE_CHECKING:
     from ai_infra.supervisor.boot import Session
     from ai_infra.supervisor.snapshot import AgentLoad, Snapshot
+    from ai_infra.supervisor.spec import SessionSpec
     from ai_infra.tasks.engine import Engine
     from ai_infra.tasks.views import AgentCounts, BeatView
 
@@ -32,7 +33,7 @@ def program() -> Path:
 
 @asynccontextmanager
 async def engine_now(settings: Settings, wait_s: float = 2.0) -> AsyncIterator[Engine]:
-    """The task engine for one command. Raises NotRunning (no answer from Redis), SystemProblem (disk full)."""
+    """The task engine for a command. Raises NotRunning (no answer from Redis), SystemProblem (disk full)."""
     from ai_infra.connectors.redis import Connection
     from ai_infra.tasks.engine import Engine
 
@@ -85,8 +86,13 @@ async def read_snapshot(settings: Settings) -> Snapshot:
         return await take(settings, None)
 
 
-async def take(settings: Settings, engine: Engine | None, problems: tuple[str, ...] = ()) -> Snapshot:
-    """A snapshot from an open engine; without one, what tmux and the ledger tell."""
+async def take(
+    settings: Settings,
+    engine: Engine | None,
+    problems: tuple[str, ...] = (),
+    spec: SessionSpec | None = None,
+) -> Snapshot:
+    """A snapshot from an open engine; without one, what tmux and the ledger tell. `spec`: if it is at hand."""
     from ai_infra.supervisor.snapshot import take_snapshot
     from ai_infra.supervisor.spec import load_session
     from ai_infra.supervisor.tmux import Tmux
@@ -102,7 +108,7 @@ async def take(settings: Settings, engine: Engine | None, problems: tuple[str, .
             engine, problems = None, (*problems, str(exc))
     return take_snapshot(
         settings,
-        load_session(settings),
+        spec or load_session(settings),
         sight,
         beats,
         loads,

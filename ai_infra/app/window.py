@@ -27,6 +27,7 @@ from ai_infra.supervisor.tmux import Present, Tmux
 from ai_infra.supervisor.watch import Death, Starter, Watcher
 
 if TYPE_CHECKING:
+    from ai_infra.supervisor.snapshot import Snapshot
     from ai_infra.tasks.engine import Engine
 
 RECONNECT_S = 1.0
@@ -122,7 +123,7 @@ class Window:
             self._process.ready()
 
             async def read() -> Any:
-                return await monitor_data(await take(self._settings, engine), engine, home, log)
+                return await monitor_data(await self._take(engine), engine, home, log)
 
             await run_monitor(read, self._process.stop)
 
@@ -285,6 +286,9 @@ class Window:
             if tasks or ended:
                 self._log("tasks_released", agent=death.window, tasks=tasks, commands_ended=ended)
 
+    async def _take(self, engine: Engine) -> Snapshot:
+        return await take(self._settings, engine, spec=self._spec)
+
     async def _keep_status(self, engine: Engine) -> None:
         """Keep the session's status line true."""
         from ai_infra.dashboard.statusline import status_text
@@ -292,7 +296,7 @@ class Window:
         said = ""
         while True:
             with contextlib.suppress(AiInfraError):
-                text = status_text(await take(self._settings, engine))
+                text = status_text(await self._take(engine))
                 sight = await self._tmux.look() if text != said else None
                 if isinstance(sight, Present):
                     await self._tmux.set_status(sight.session_id, text)

@@ -121,7 +121,8 @@ _PUBLISHED = {
     b"tGzv3JOkF0XG5Qx2TlKWIA", b"SplxlOBeZQQYbYS6WxSbIA", b"mF_9.B5f-4.1JqM", b"czZCaGRSa3F0MzpnWDFmQmF0M2JW",
 }  # fmt: skip
 _REFERENCE = re.compile(
-    rb"^\$|\$\{|\$\(|\{\{|\{%|%\(|%[sd]|^<|^@|^!|^env[.(:]|process\.env|os\.environ|getenv|^vault:|^arn:|^ref\+"
+    rb"^\$|^\{[^}]*\}$|\$\{|\$\(|\{\{|\{%|%\(|%[sd]|^<|^@|^!|^env[.(:]|process\.env|os\.environ|getenv|^vault:"
+    rb"|^arn:|^ref\+"
 )
 _WORDY = re.compile(
     rb"^[a-z]+(?:[A-Z][a-z]+)+$|^[A-Za-z]+(?:[_\-.:/ ][A-Za-z]+)+\d{0,2}$|^[A-Z]+(?:_[A-Z0-9]+)+$"
@@ -143,19 +144,11 @@ _HASH = re.compile(
 
 def find(text: bytes, *, names: bool) -> Iterator[Hit]:
     """The credentials in a text; `names` also judges values by what they are called."""
-    for shape in SHAPES:
-        if shape.needle in text:
-            for match in shape.pattern.finditer(text):
-                if entropy(match[1]) >= shape.entropy and not is_placeholder(match[1]):
-                    yield Hit(kind=shape.kind, value=match[1], at=match.start(1), token=True)
-    if b"PRIVATE KEY" in text:
-        yield from _find_keys(text)
-    if b"eyJ" in text:
-        yield from _find_jwts(text)
-    if b"://" in text and b"@" in text:
-        yield from _find_urls(text)
+    shaped = list(_find_shapes(text))
+    yield from shaped
     if names:
-        yield from _find_assigned(text)
+        known = {hit.value for hit in shaped}
+        yield from (hit for hit in _find_assigned(text) if hit.value not in known)
 
 
 def hint(value: bytes) -> str:
@@ -190,6 +183,20 @@ def looks_random(value: bytes) -> bool:
     digits = len(re.findall(rb"[0-9]", value))
     wanted = 3.0 if len(value) < 20 else 3.5
     return sorts >= 2 and digits >= 2 and entropy(value) >= wanted and _changes(value) >= len(value) // 4
+
+
+def _find_shapes(text: bytes) -> Iterator[Hit]:
+    for shape in SHAPES:
+        if shape.needle in text:
+            for match in shape.pattern.finditer(text):
+                if entropy(match[1]) >= shape.entropy and not is_placeholder(match[1]):
+                    yield Hit(kind=shape.kind, value=match[1], at=match.start(1), token=True)
+    if b"PRIVATE KEY" in text:
+        yield from _find_keys(text)
+    if b"eyJ" in text:
+        yield from _find_jwts(text)
+    if b"://" in text and b"@" in text:
+        yield from _find_urls(text)
 
 
 def _find_keys(text: bytes) -> Iterator[Hit]:

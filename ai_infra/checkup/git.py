@@ -78,7 +78,7 @@ class Repo:
 
         Closing the iterator ends git. Raises GitFailed when git itself failed.
         """
-        return _stream([*_command(self.top), *args], environment() | self._no_filters, timeout_s, separator)
+        return _stream(self.top, args, self._no_filters, timeout_s, separator)
 
     def start(self, *args: str) -> subprocess.Popen[bytes]:
         """A git process to talk with over its pipes; the caller ends it."""
@@ -197,8 +197,10 @@ def _command(folder: Path) -> list[str]:
     return [git, "--no-pager", *(word for setting in _SAFE for word in ("-c", setting)), "-C", str(folder)]
 
 
-def _stream(command: list[str], env: dict[str, str], timeout_s: float, separator: bytes) -> Iterator[bytes]:
-    pipe = subprocess.PIPE
+def _stream(
+    folder: Path, args: Sequence[str], more: Mapping[str, str], timeout_s: float, separator: bytes
+) -> Iterator[bytes]:
+    command, env, pipe = [*_command(folder), *args], environment() | dict(more), subprocess.PIPE
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe, env=env) as process:
         assert process.stdout is not None
         assert process.stderr is not None
@@ -214,7 +216,8 @@ def _stream(command: list[str], env: dict[str, str], timeout_s: float, separator
             if rest and not cut.is_set():
                 yield rest
             if process.wait() != 0 and not cut.is_set():
-                raise GitFailed(f"git {_verb(command)}: {_reason(process.stderr.read())}")
+                reason = _reason(process.stderr.read())
+                raise GitFailed(f"git {_verb(args)} in {shown(str(folder))}: {reason}")
         finally:
             timer.cancel()
             process.kill()

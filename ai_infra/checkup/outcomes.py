@@ -12,6 +12,7 @@ from enum import StrEnum
 
 from ai_infra.checkup.counts import count
 from ai_infra.checkup.detect import Runner
+from ai_infra.checkup.findings import plural
 
 NAMES = 100  #: failing tests that are listed
 
@@ -60,9 +61,15 @@ class Reading:
 
     @property
     def words(self) -> str:
-        """`12 passed, 1 failed`; the ending when nothing was counted."""
-        said = [f"{count:,} {name}" for name, count in self.counts.items() if count]
-        return ", ".join(said) or self.reason or str(self.ending)
+        """`12 passed, 1 failed`; the reason when it did not run, the ending when nothing was counted."""
+        if self.ending == Ending.NOT_RUN and self.reason:
+            return self.reason
+        said = [
+            f"{count:,} {_singular(name) if count == 1 else name}"
+            for name, count in self.counts.items()
+            if count
+        ]
+        return ", ".join(said) or str(self.ending)
 
 
 def read_outcome(runner: Runner, code: int | None, output: str, own: Container[str] = ()) -> Reading:
@@ -83,7 +90,7 @@ def read_outcome(runner: Runner, code: int | None, output: str, own: Container[s
         return Reading(ending=Ending.NOT_RUN, reason=reason, counts=counts)
     if runner == Runner.PYTEST and (fixtures := _missing_fixtures(text, counts)):
         real = tuple(failure for failure in failures if failure.failed)
-        reason = f"{counts['errors']:,} tests need pytest plugins that are missing ({fixtures})"
+        reason = f"{plural(counts['errors'], 'error')} for want of pytest plugins ({fixtures})"
         return Reading(ending=Ending.FAILED, counts=counts, failures=real, reason=reason)
     return Reading(ending=Ending.FAILED, counts=counts, failures=failures)
 
@@ -154,6 +161,10 @@ _FAILING = (
     r"^[ \t]*[\u2716\u2715\u00d7] (?P<name>.+?)(?: \([\d.]+ ?ms\))?$",
     r"^  \d+\) (?P<name>.+)$",
 )
+
+
+def _singular(name: str) -> str:
+    return {"errors": "error", "expected failures": "expected failure"}.get(name, name)
 
 
 def _missing_fixtures(text: str, counts: dict[str, int]) -> str:

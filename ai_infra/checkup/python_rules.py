@@ -21,7 +21,7 @@ KEYS_SAID = 5
 
 _MUTATORS = {"append", "extend", "insert", "add", "update", "setdefault", "pop", "remove", "clear", "discard"}
 _OUTSIDE = re.compile(r"\b(input|raw_input|request|argv|environ|getenv|recv|stdin)\b")
-_DELIBERATE = re.compile(r"^_|cache|memo|registry|seen", re.IGNORECASE)
+_DELIBERATE = re.compile(r"^_|cache|memo|registry", re.IGNORECASE)
 
 
 def bare_except(path: str, node: ast.AST, names: Names) -> Iterator[Finding]:

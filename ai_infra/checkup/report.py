@@ -124,8 +124,13 @@ def groups_of(part: str, result: Result | None) -> list[Group]:
 def first_groups(parts: Mapping[str, Result | None]) -> list[Group]:
     """What to do first, over all parts: failures and warnings, then remarks worth the time."""
     groups = [group for part, result in parts.items() for group in groups_of(part, result)]
-    worth = [g for g in groups if g.severity != Severity.INFO or KINDS[g.kind].rank < WORTH_RANK]
-    return sorted(worth, key=lambda group: group.weight)[:FIRST]
+    return sorted(filter(_is_worth, groups), key=lambda group: group.weight)[:FIRST]
+
+
+def _is_worth(group: Group) -> bool:
+    """Not a small remark, nor one that would be more than a remark elsewhere (a fault in test data)."""
+    kind = KINDS[group.kind]
+    return group.severity != Severity.INFO or (kind.severity == Severity.INFO and kind.rank < WORTH_RANK)
 
 
 def _mark(verdict: Verdict) -> str:
@@ -140,18 +145,16 @@ def _sentence(result: Result | None, repo: Repo) -> str:
 
 
 def _first(parts: Mapping[str, Result | None]) -> list[str]:
-    lines = []
-    for number, group in enumerate(first_groups(parts), 1):
-        kind = KINDS[group.kind]
-        lines.append(
-            f"{number}. **{_title(group)}** ({group.part}){_example(group).rstrip('.')}. {kind.action}"
-        )
     missing = [part for part, result in parts.items() if result is None]
+    said = []
+    for group in first_groups(parts)[: FIRST - bool(missing)]:
+        example, action = _example(group).rstrip("."), KINDS[group.kind].action
+        said.append(f"**{_title(group)}** ({group.part}){example}. {action}")
     if missing:
-        lines.append(
-            f"{len(lines) + 1}. **No result from {', '.join(missing)}.** {KINDS['part-missing'].action}"
-        )
-    return lines or ["Nothing: no part found anything that has to be done."]
+        said.append(f"**No result from {', '.join(missing)}.** {KINDS['part-missing'].action}")
+    if not said:
+        return ["Nothing: no part found anything that has to be done."]
+    return [f"{number}. {words}" for number, words in enumerate(said, 1)]
 
 
 def _title(group: Group) -> str:

@@ -19,10 +19,12 @@ AUTHOR = ("Sample Author", "author@sample.invalid")
 class Builder:
     """Writes a repository, commit by commit, whatever the user's own git settings are."""
 
-    def __init__(self, folder: Path, *, bare: bool = False) -> None:
+    def __init__(self, folder: Path, *, object_format: str = "sha1") -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        self.git("init", "--quiet", "--template=", "--initial-branch=main", *(["--bare"] if bare else []))
+        self.git(
+            "init", "--quiet", "--template=", "--initial-branch=main", f"--object-format={object_format}"
+        )
 
     def git(self, *args: str, at_s: int | None = None, author: tuple[str, str] = AUTHOR) -> bytes:
         """The output of one git command in the repository. Raises GitFailed."""

@@ -26,6 +26,7 @@ ONE_FILE_S = 5.0
 SHELL_S = 8.0  #: for all shell scripts together
 NODE_S = 20.0
 MAX_BYTES = 1_000_000
+NODE_BYTES = 30_000_000  #: of all JavaScript together
 
 _BASH_SHELLS = {"sh", "bash", "dash"}
 _ERROR = re.compile(r"line (\d+): (.*)")
@@ -109,10 +110,15 @@ def parse_bash_error(script: Script, stderr: str) -> Iterator[Finding]:
 def check_javascript(scripts: Iterable[Script]) -> Iterator[Finding]:
     """One node process compiles every source; JSX, Flow and templates are not judged."""
     node = shutil.which("node")
-    todo = {str(n): script for n, script in enumerate(scripts) if len(script.data) <= MAX_BYTES}
-    if node is None or not todo:
-        if todo:
-            yield found("not-judged", f"{len(todo)} JavaScript files: node is not installed")
+    every = [script for script in scripts if len(script.data) <= MAX_BYTES]
+    if node is None:
+        if every:
+            yield found("not-judged", f"{len(every)} JavaScript files: node is not installed")
+        return
+    todo = {str(number): script for number, script in enumerate(_up_to(every, NODE_BYTES))}
+    if len(todo) < len(every):
+        yield found("not-judged", f"{len(every) - len(todo)} of {len(every)} JavaScript files: too many")
+    if not todo:
         return
     answer = _node(node, {name: script.data.decode("utf-8", "replace") for name, script in todo.items()})
     if answer is None:
@@ -122,6 +128,15 @@ def check_javascript(scripts: Iterable[Script]) -> Iterator[Finding]:
         script = todo[name]
         if not _OTHER_DIALECT.search(script.data) and not is_template(script.data):
             yield syntax("javascript-syntax", script.path, message, line)
+
+
+def _up_to(scripts: Iterable[Script], limit: int) -> Iterator[Script]:
+    """The first scripts that are not larger than `limit` bytes together."""
+    total = 0
+    for script in scripts:
+        total += len(script.data)
+        if total <= limit:
+            yield script
 
 
 def _bash(bash: str, script: Script) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ai_infra.checkup.bounded import Outcome, run_bounded, signals_raise
-from ai_infra.checkup.copies import copy_of_head, list_head, read_text
+from ai_infra.checkup.copies import copy_of_head, home_prefix, list_head, read_text
 from ai_infra.checkup.detect import Suite, detect
 from ai_infra.checkup.findings import Finding, PartResult, Verdict, bounded, found, plain
 from ai_infra.checkup.git import Repo
@@ -55,7 +55,7 @@ def gather(repo: Repo, copy: Path, suites: Sequence[Suite], say: Any, mark: str)
         if number >= MAX_SUITES:
             yield _not_run(suite, f"only the first {MAX_SUITES} suites are run")
             continue
-        with tempfile.TemporaryDirectory(prefix="ai-", ignore_cleanup_errors=True) as home:
+        with tempfile.TemporaryDirectory(prefix=home_prefix(mark), ignore_cleanup_errors=True) as home:
             env = clean_environment(Path(home))
             plan = make_plan(suite, repo.top, copy, env)
             if plan.missing:

@@ -1,14 +1,12 @@
-"""`config show|check|path` and `version`."""
+"""`config show|check|path`."""
 
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
 
 import click
 
-from ai_infra import __version__
 from ai_infra.app.command import agents_with_window, settings_from_env
 from ai_infra.cli.output import examples, json_option, plain, print_json
 from ai_infra.core.home import Home
@@ -97,15 +95,3 @@ def path(as_json: bool) -> None:
         return
     for words, where in places.items():
         click.echo(f"{words:<10} {where}")
-
-
-@examples("ai-infra version", "ai-infra version --json")
-@click.command()
-@json_option
-def version(as_json: bool) -> None:
-    """Print the version of ai-infra and of Python."""
-    python = ".".join(str(part) for part in sys.version_info[:3])
-    if as_json:
-        print_json({"version": __version__, "python": python})
-    else:
-        click.echo(f"ai-infra {__version__} (Python {python})")

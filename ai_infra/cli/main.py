@@ -24,7 +24,7 @@ COMMANDS = {
     "checkup": ("checkup", "Examine a git repository and this machine."),
     "doctor": ("doctor", "Check this machine and installation."),
     "config": ("config", "Show and check the settings."),
-    "version": ("config", "Print the version."),
+    "version": ("version", "Print the version."),
 }
 
 EXIT_CODES = "\b\nExit codes:\n" + "\n".join(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import json
 import os
@@ -22,6 +21,8 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON i
 
 def run_async(work: Coroutine[Any, Any, T]) -> T:
     """The only place where a command enters the event loop."""
+    import asyncio
+
     return asyncio.run(work)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sys
 from typing import TYPE_CHECKING
@@ -194,6 +193,8 @@ def logs(window: str | None, follow: bool, lines: int, as_json: bool) -> None:
         print_json(view.recent(settings.home.logs, names, lines, level="debug"))
         return
     if follow:
+        import asyncio
+
         run_async(view.follow(settings.home.logs, asyncio.Event(), names, lines))
         return
     for entry in view.recent(settings.home.logs, names, lines):

@@ -47,7 +47,7 @@ def task() -> None:
     help="Seconds.",
 )
 @click.option(
-    "--attempts", type=click.IntRange(1, 100), default=1, show_default=True, help="Tries before it is FAILED."
+    "--attempts", type=click.IntRange(1, 100), default=4, show_default=True, help="Tries before it is FAILED."
 )
 @click.option("--expect-file", multiple=True, metavar="PATH", help="Must exist afterwards.")
 @click.option("--expect-output", multiple=True, metavar="REGEX", help="Must be found in the output.")

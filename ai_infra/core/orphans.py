@@ -1,12 +1,15 @@
-"""Commands that outlived the process that ran them, found by the mark in their environment.
+"""Commands that outlived what ran them, and their end.
 
-A command may fork, start a new session and be adopted by pid 1; its environment still names the task.
-Whoever takes over from a dead process ends them first, so that no task runs twice at the same time.
+While an agent lives it is the subreaper of all that its commands start: whatever they fork, however they
+detach, and whatever they do to their environment, it becomes the agent's child when its parent ends, and is
+ended with the attempt. When the agent itself has died, its commands are found by the mark in their
+environment; whoever takes over ends them first, so that no task runs twice at the same time.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
 import time
@@ -15,8 +18,55 @@ from pathlib import Path
 from ai_infra.core.home import Home
 
 MARK_HOME, MARK_AGENT, MARK_TASK = "AI_INFRA_HOME", "AI_INFRA_AGENT", "AI_INFRA_TASK_ID"
+_PR_SET_CHILD_SUBREAPER = 36
 _ROUNDS = 50  #: a fork bomb may race us; after this many rounds we give up and say so
 _RETRY_S = 0.02
+
+
+def adopt_orphans() -> None:
+    """From now on this process is the parent of what its descendants leave behind."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def end_children() -> int:
+    """Kill and reap what was left to this process, and what that leaves, until none is left; how many it was.
+
+    Commands begin in sessions of their own and cannot come back to ours; what is in ours, we started.
+    """
+    ended = 0
+    for _ in range(_ROUNDS):
+        children = _children()
+        for pid in children:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, 0)
+        if not children:
+            break
+        ended += len(children)
+    return ended
+
+
+def _children() -> list[int]:
+    """Children of this process in other sessions."""
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return []  # no child at all, by far the most frequent answer: nothing to look for
+    me, session = os.getpid(), os.getsid(0)
+    return [
+        pid
+        for pid in _pids()
+        if (found := _parent_and_session(pid)) and found[0] == me and found[1] != session
+    ]
+
+
+def _parent_and_session(pid: int) -> tuple[int, int] | None:
+    try:
+        _, parent, _, session, *_ = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    except OSError:
+        return None
+    return int(parent), int(session)
 
 
 def find_orphans(home: Home, agent: str | None = None) -> list[int]:

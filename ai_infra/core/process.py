@@ -104,6 +104,10 @@ class Process:
 
     async def _with_signals(self, main: Callable[[], Awaitable[None]]) -> None:
         loop = asyncio.get_running_loop()
+        if sys.version_info < (3, 12):  # later ones wait for a child by pidfd by themselves
+            watcher = asyncio.PidfdChildWatcher()
+            watcher.attach_loop(loop)
+            asyncio.get_event_loop_policy().set_child_watcher(watcher)
         for number in _SIGNALS:
             loop.add_signal_handler(number, self._on_signal, number)
         await main()

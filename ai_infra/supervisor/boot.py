@@ -158,6 +158,8 @@ class Session:
             pane = sight.panes.get(ids.WindowName(name)) if isinstance(sight, Present) else None
             ended = describe_end(self._home, pane) if pane is None or pane.dead else "still starting"
             shown = await self._tmux.capture(pane, LAST_LINES) if pane is not None else ""
+            before = read_ledger(self._home).record(name).last_exit
+            ended += f" (before that: {before})" if before and before != ended else ""
             parts.append(f"\n{name}: {ended}; last lines of its window:\n" + _indent(shown or "(nothing)"))
         parts.append(f"\nlogs: {self._home.logs}; `ai-infra doctor` checks the machine")
         return "\n".join(parts)
@@ -306,7 +308,12 @@ async def _until_gone(pids: Iterable[int]) -> None:
 
 
 def _exists(pid: int) -> bool:
-    return os.path.exists(f"/proc/{pid}")
+    """Whether it runs; a zombie has ended, whenever pid 1 gets round to it."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rsplit(")", 1)[1].split()[0] not in "ZX"
+    except OSError:
+        return False
 
 
 def _indent(text: str) -> str:

@@ -113,6 +113,7 @@ class Tmux:
     def __init__(self, settings: TmuxSettings) -> None:
         self._settings = settings
         self._argv = ["tmux", *_server_args(settings.socket)]
+        self._told: tuple[str, str] | None = None
 
     @property
     def session(self) -> str:
@@ -175,9 +176,7 @@ class Tmux:
         It gets exactly `env` and what tmux itself must tell it: `env -i` keeps out what the server was
         started with (a user's keys, for one). No value of it is secret: argv is public for a moment.
         """
-        form = "#{socket_path},#{pid},#{s/[$]//:session_id}" + _SEP + "#{default-terminal}"
-        told = await self._ok("display-message", "-p", "-t", pane.pane_id, form)
-        tmux, term = told.strip().split(_SEP)
+        tmux, term = await self._told_to_panes(pane)
         pairs = {**env, "TMUX": tmux, "TMUX_PANE": pane.pane_id, "TERM": term}
         words = [f"{name}={value}" for name, value in pairs.items()]
         await self._chain(
@@ -186,6 +185,16 @@ class Tmux:
                 ["respawn-pane", "-k", "-c", str(cwd), "-t", pane.pane_id, "env", "-i", *words, *argv],
             ]
         )
+
+    async def _told_to_panes(self, pane: Pane) -> tuple[str, str]:
+        """What tmux itself puts into TMUX and TERM of a pane; the same for all panes of the session."""
+        if self._told is None:
+            form = "#{socket_path},#{pid},#{s/[$]//:session_id}" + _SEP + "#{default-terminal}"
+            tmux, term = (
+                (await self._ok("display-message", "-p", "-t", pane.pane_id, form)).strip().split(_SEP)
+            )
+            self._told = tmux, term
+        return self._told
 
     async def drop_spare(self, session_id: str) -> None:
         """Remove the empty window that create() made, and show the first of ours. Twice is safe."""

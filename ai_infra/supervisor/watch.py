@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 import signal
 import time
@@ -33,6 +34,7 @@ from ai_infra.supervisor.ledger import (
 from ai_infra.supervisor.spec import SessionSpec, WindowSpec
 from ai_infra.supervisor.tmux import Pane, Present, Sight, Tmux, Unknown, window_env
 
+TICK_S = 15.0  #: the supervisor looks so often, whatever pidfds say: for windows that were never there
 TURN_S = 0.4  #: peers heal one after the other; the next steps in when the one before it did not
 
 
@@ -114,7 +116,7 @@ class Watcher:
             pid = living_pid(self._settings.home, self._watched[0])
             if pid is not None:
                 self._follow([pid])
-                return None
+                return math.inf
         return await self._reconcile()
 
     def _follow(self, pids: Iterable[int]) -> None:
@@ -138,9 +140,11 @@ class Watcher:
         os.close(fd)
 
     async def _sleep(self, due_s: float | None) -> None:
+        """Until `due_s` has passed (None: a tick; inf: for ever), or a process that we follow has ended."""
         with contextlib.suppress(TimeoutError):
-            tick_s = self._settings.supervisor.heartbeat_s
-            async with asyncio.timeout(tick_s if due_s is None else min(due_s, tick_s)):
+            tick_s = TICK_S if len(self._watched) > 1 else self._settings.supervisor.heartbeat_s
+            wait_s = tick_s if due_s is None else None if due_s == math.inf else min(due_s, tick_s)
+            async with asyncio.timeout(wait_s):
                 await self._wake.wait()
 
     # -- healing --------------------------------------------------------------------------------------------

@@ -57,7 +57,7 @@ def test_kill_9_of_each_window_in_turn_loses_nothing(machine: Installation) -> N
 
 def test_a_killed_agents_task_runs_again_in_a_moment_and_not_twice_at_once(session: Installation) -> None:
     text = "echo $$ >> $HOME/pids; exec sleep 600"
-    task = session.ok("task", "submit", "code", "--attempts", "3", "--shell", text).strip()
+    task = session.ok("task", "submit", "code", "--shell", text).strip()
     pids = session.home.scratch("code") / "pids"
     wait_until(lambda: pids.exists() and pids.read_text(), 10, "the command runs")
     killed_at = time.monotonic()
@@ -204,6 +204,8 @@ def test_a_command_that_ignores_everything_is_killed_at_its_timeout(session: Ins
         "task",
         "submit",
         "code",
+        "--attempts",
+        "1",
         "--timeout",
         "0.5",
         "--shell",
@@ -239,3 +241,16 @@ def test_restart_of_what_all_others_need(session: Installation, window: str) -> 
     assert session.wait_healed(window, old or 0) != old
     session.ok("task", "submit", "code", "--wait", "--", "true")
     assert not [row for row in session.json("logs", "-n", "500") if row["event"] == "window_died"]
+
+
+def test_a_daemon_that_hides_from_its_group_its_session_and_its_mark_ends_with_its_task(
+    session: Installation,
+) -> None:
+    hidden = (
+        "setsid env -i /bin/sh -c 'echo $$ > {0}; exec sleep 602' >/dev/null 2>&1 < /dev/null & sleep 0.3"
+    )
+    place = session.root / "hidden"
+    for agent in ("code", "supervisor"):
+        session.ok("task", "submit", agent, "--wait", "--shell", hidden.format(place))
+        assert not alive(place.read_text().strip())
+    assert session.json("status")["is_well"]
