@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from ai_infra.supervisor.boot import Session
     from ai_infra.supervisor.snapshot import AgentLoad, Snapshot
     from ai_infra.supervisor.spec import SessionSpec
+    from ai_infra.supervisor.tmux import Tmux
     from ai_infra.tasks.engine import Engine
     from ai_infra.tasks.views import AgentCounts, BeatView
 
@@ -64,15 +66,27 @@ def agents_with_window(settings: Settings) -> list[str]:
     return [name for name in settings.agents if name in windows]
 
 
-def session_of(settings: Settings, env: Mapping[str, str]) -> Session:
+async def find_tmux(settings: Settings) -> Tmux:
+    """The server that the session is on: where `up` made it, if it is there; else where the settings say."""
+    from ai_infra.supervisor.ledger import read_ledger
+    from ai_infra.supervisor.tmux import Absent, Tmux
+
+    ledger = read_ledger(settings.home)
+    if ledger.socket:
+        made_on = Tmux(replace(settings.tmux, socket=ledger.socket), settings.home.root)
+        if not isinstance(await made_on.look(), Absent):
+            return made_on
+    return Tmux(settings.tmux, settings.home.root)
+
+
+async def session_of(settings: Settings, env: Mapping[str, str]) -> Session:
     """The session, as `up`, `down` and `restart` use it. Raises ConfigError."""
     from ai_infra.supervisor.boot import Session
     from ai_infra.supervisor.spec import load_session
-    from ai_infra.supervisor.tmux import Tmux
     from ai_infra.supervisor.watch import Starter
 
     starter = Starter(settings.home, program(), env)
-    return Session(settings, load_session(settings), Tmux(settings.tmux), starter)
+    return Session(settings, load_session(settings), await find_tmux(settings), starter)
 
 
 async def read_snapshot(settings: Settings) -> Snapshot:
@@ -91,13 +105,16 @@ async def take(
     engine: Engine | None,
     problems: tuple[str, ...] = (),
     spec: SessionSpec | None = None,
+    tmux: Tmux | None = None,
 ) -> Snapshot:
-    """A snapshot from an open engine; without one, what tmux and the ledger tell. `spec`: if it is at hand."""
+    """A snapshot from an open engine; without one, what tmux and the ledger tell.
+
+    `spec` and `tmux` are looked up where they are not at hand.
+    """
     from ai_infra.supervisor.snapshot import take_snapshot
     from ai_infra.supervisor.spec import load_session
-    from ai_infra.supervisor.tmux import Tmux
 
-    sight = await Tmux(settings.tmux).look()
+    sight = await (tmux or await find_tmux(settings)).look()
     beats: Mapping[str, BeatView] = {}
     loads: Mapping[str, AgentLoad] = {}
     if engine is not None:

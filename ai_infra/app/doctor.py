@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from ai_infra.app.command import engine_now, program, settings_from_env
+from ai_infra.app.command import engine_now, find_tmux, program, settings_from_env
 from ai_infra.core.durable import is_locked
 from ai_infra.core.errors import AiInfraError, NotRunning
 from ai_infra.core.orphans import find_orphans
@@ -19,7 +19,7 @@ from ai_infra.core.process import ProcessState
 from ai_infra.core.settings import Settings
 from ai_infra.supervisor.ledger import read_ledger
 from ai_infra.supervisor.spec import load_session
-from ai_infra.supervisor.tmux import Absent, Foreign, Present, Tmux, tmux_version
+from ai_infra.supervisor.tmux import Absent, Foreign, Present, tmux_version
 
 LOW_DISK_BYTES = 1_000_000_000
 PROGRAMS = {"git": "git", "bash": "bash"}
@@ -140,7 +140,7 @@ def _path() -> Finding:
 
 
 async def _session(settings: Settings) -> Finding:
-    sight = await Tmux(settings.tmux).look()
+    sight = await (await find_tmux(settings)).look()
     wanted = read_ledger(settings.home).wanted
     name = settings.tmux.session
     match sight:

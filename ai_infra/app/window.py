@@ -11,16 +11,17 @@ import contextlib
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ai_infra.app.command import program, settings_from_env, take
-from ai_infra.core import durable, ids
-from ai_infra.core.errors import AiInfraError, ConnectorError, ConnectorUnavailable, Exit, NotFound
+from ai_infra.core import ids
+from ai_infra.core.errors import ConnectorError, ConnectorUnavailable, Exit, NotFound
 from ai_infra.core.events import EventLog
 from ai_infra.core.orphans import end_orphans
-from ai_infra.core.process import Process, lock_path
-from ai_infra.core.settings import Settings
+from ai_infra.core.process import Process, living_pid
+from ai_infra.core.settings import Settings, TmuxSettings
 from ai_infra.dashboard.pane import AgentPane, SupervisorPane
 from ai_infra.supervisor.spec import SIDECARS, load_session
 from ai_infra.supervisor.tmux import Present, Tmux
@@ -29,6 +30,8 @@ from ai_infra.supervisor.watch import Death, Starter, Watcher
 if TYPE_CHECKING:
     from ai_infra.supervisor.snapshot import Snapshot
     from ai_infra.tasks.engine import Engine
+
+T = TypeVar("T")
 
 RECONNECT_S = 1.0
 STATUS_EVERY_S = 5.0
@@ -57,7 +60,7 @@ class Window:
         self._log = EventLog(log_file, name, settings.logs.max_bytes, None if quiet else self._pane.event)
         self._process = Process(ids.WindowName(name), settings.home, self._log)
         self._spec = load_session(settings)
-        self._tmux = Tmux(settings.tmux)
+        self._tmux = Tmux(_tmux_around(settings), settings.home.root)
         self._watcher = self._build_watcher()
         self._engine: Engine | None = None
 
@@ -139,8 +142,8 @@ class Window:
 
         home = self._settings.home
         server = EmbeddedRedis(home, lambda words, level: self._log("redis_said", level, words=words))
-        await server.start()
         try:
+            await self._unless_stopped(server.start())
             async with self._connected() as engine, self._beating(engine):
                 facts = engine.connection.facts
                 self._log("redis_serves", pid=server.pid, version=facts.version, durability=facts.durability,
@@ -204,19 +207,25 @@ class Window:
     @asynccontextmanager
     async def _connected(self) -> AsyncIterator[Engine]:
         """The task engine, as soon as Redis answers; waits for as long as nobody asks us to stop."""
-        connecting = asyncio.create_task(self._connect(), name="connect")
-        stopping = asyncio.create_task(self._process.stop.wait(), name="stop")
-        await asyncio.wait({connecting, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        stopping.cancel()
-        if not connecting.done():
-            connecting.cancel()
-            raise ConnectorUnavailable("asked to stop before Redis was there")
-        self._engine = connecting.result()
+        self._engine = await self._unless_stopped(self._connect())
         try:
             yield self._engine
         finally:
             self._engine.close()
             self._engine = None
+
+    async def _unless_stopped(self, work: Coroutine[Any, Any, T]) -> T:
+        """The result of `work`; ConnectorUnavailable when we are asked to stop before it is there."""
+        working = asyncio.create_task(work)
+        stopping = asyncio.create_task(self._process.stop.wait(), name="stop")
+        try:
+            await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if not working.done():
+                raise ConnectorUnavailable("asked to stop before Redis was there")
+            return working.result()
+        finally:
+            working.cancel()
+            stopping.cancel()
 
     async def _connect(self) -> Engine:
         from ai_infra.connectors.redis import Connection
@@ -276,18 +285,19 @@ class Window:
         """What a dead agent was running is ended, and what it held goes back to the queue at once."""
         if death.window not in self._settings.agents:
             return
-        ended = await asyncio.to_thread(end_orphans, self._settings.home, death.window)
-        holder = durable.read_json(lock_path(self._settings.home, death.window)) or {}
-        if self._engine is None or not holder.get("worker"):
+        ended = 0
+        if living_pid(self._settings.home, death.window) is None:  # else its next life has done this already
+            ended = await asyncio.to_thread(end_orphans, self._settings.home, death.window)
+        if self._engine is None or not death.worker:
             return
         with contextlib.suppress(ConnectorError):  # else its next life takes them back
             reason = f"the agent died: {death.how}"
-            tasks = await self._engine.release(holder["worker"], reason=reason)
+            tasks = await self._engine.release(ids.WorkerId(death.worker), reason=reason)
             if tasks or ended:
                 self._log("tasks_released", agent=death.window, tasks=tasks, commands_ended=ended)
 
     async def _take(self, engine: Engine) -> Snapshot:
-        return await take(self._settings, engine, spec=self._spec)
+        return await take(self._settings, engine, spec=self._spec, tmux=self._tmux)
 
     async def _keep_status(self, engine: Engine) -> None:
         """Keep the session's status line true."""
@@ -295,12 +305,14 @@ class Window:
 
         said = ""
         while True:
-            with contextlib.suppress(AiInfraError):
+            try:
                 text = status_text(await self._take(engine))
                 sight = await self._tmux.look() if text != said else None
                 if isinstance(sight, Present):
                     await self._tmux.set_status(sight.session_id, text)
                     said = text
+            except Exception as exc:  # noqa: BLE001 the rim: a status line is not worth a process
+                self._log("status_line_failed", level="debug", reason=str(exc) or repr(exc))
             await asyncio.sleep(STATUS_EVERY_S)
 
     async def _others_gone(self) -> None:
@@ -320,6 +332,12 @@ class Window:
             beside = link.with_name(f".{os.getpid()}")
             beside.symlink_to(program())
             beside.replace(link)
+
+
+def _tmux_around(settings: Settings) -> TmuxSettings:
+    """The server whose pane we are in, whatever name the settings have for it."""
+    socket = os.environ.get("TMUX", "").rsplit(",", 2)[0]
+    return replace(settings.tmux, socket=socket) if socket else settings.tmux
 
 
 async def _answers(engine: Engine) -> bool:

@@ -3,16 +3,34 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from typing import TYPE_CHECKING
 
 import click
 
-from ai_infra.app.command import engine_now, program, read_snapshot, session_of, settings_from_env
+from ai_infra.app.command import (
+    engine_now,
+    find_tmux,
+    program,
+    read_snapshot,
+    session_of,
+    settings_from_env,
+)
 from ai_infra.cli.output import examples, in_colour, json_option, print_json, run_async, show, width
 from ai_infra.core import settings as settings_room
-from ai_infra.core.errors import ConnectorError, Exit, NotFound, NotRunning, SystemProblem
+from ai_infra.core.errors import (
+    Conflict,
+    ConnectorError,
+    ConnectorUnavailable,
+    Exit,
+    NotFound,
+    NotRunning,
+    SystemProblem,
+    UsageError,
+)
 from ai_infra.core.settings import Settings
+from ai_infra.supervisor.ledger import read_ledger
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -31,7 +49,7 @@ def up(as_json: bool) -> None:
     settings = settings_from_env()
     settings.home.ensure()
     _check_machine(settings)
-    settings_room.record_overrides(settings.home, os.environ)
+    settings_room.record_overrides(settings.home, os.environ, keep=read_ledger(settings.home).wanted)
     report = run_async(_up(settings, quiet=as_json))
     if as_json:
         print_json({"session": settings.tmux.session, **vars(report)})
@@ -46,7 +64,8 @@ def up(as_json: bool) -> None:
 
 async def _up(settings: Settings, quiet: bool) -> UpReport:
     progress = _silent if quiet else _print_progress
-    return await session_of(settings, os.environ).up(lambda: _read_beats(settings), progress)
+    session = await session_of(settings, os.environ)
+    return await session.up(lambda: _read_beats(settings), progress)
 
 
 async def _read_beats(settings: Settings) -> Mapping[str, Beat]:
@@ -90,8 +109,8 @@ async def _reach_redis(settings: Settings) -> None:
 
 def _attach_words(settings: Settings) -> str:
     socket = settings.tmux.socket
-    server = "" if socket == "default" else f"-S {socket} " if "/" in socket else f"-L {socket} "
-    return f"tmux {server}attach -t {settings.tmux.session}"
+    server = [] if socket == "default" else ["-S" if "/" in socket else "-L", socket]
+    return shlex.join(["tmux", *server, "attach", "-t", settings.tmux.session])
 
 
 @examples("ai-infra down")
@@ -106,8 +125,12 @@ def down() -> None:
     if not settings.home.run.exists():
         click.echo("nothing was running")
         return
-    was_up = run_async(session_of(settings, os.environ).down(_print_progress))
+    was_up = run_async(_down(settings))
     click.echo(f"session {settings.tmux.session} is down" if was_up else "nothing was running")
+
+
+async def _down(settings: Settings) -> bool:
+    return await (await session_of(settings, os.environ)).down(_print_progress)
 
 
 @examples("ai-infra status", "ai-infra status --json")
@@ -136,22 +159,27 @@ def status(as_json: bool) -> int:
 @click.argument("window", required=False)
 def attach(window: str | None) -> None:
     """Show the session in this terminal, at WINDOW if one is named. Ctrl-b d leaves it running."""
-    from ai_infra.supervisor.tmux import Present, Tmux
+    from ai_infra.supervisor.tmux import Absent, Present, Unknown
 
     settings = settings_from_env()
-    tmux = Tmux(settings.tmux)
+    tmux = run_async(find_tmux(settings))
     sight = run_async(tmux.look())
-    if not isinstance(sight, Present):
+    if isinstance(sight, Unknown):
+        raise ConnectorUnavailable(f"tmux is unclear: {sight.reason}")
+    if isinstance(sight, Absent):
         raise NotRunning("the session is not up; `ai-infra up` starts it")
+    if not isinstance(sight, Present):
+        raise Conflict(f"session {settings.tmux.session!r} was not made by ai-infra")
     pane = next((pane for name, pane in sight.panes.items() if name == window), None)
     if window is not None and pane is None:
         raise NotFound(f"no window {window!r}; there are {', '.join(sight.panes)}")
     if not sys.stdin.isatty():
         raise SystemProblem("attach needs a terminal; this is none")
-    inside = os.environ.get("TMUX", "").split(",")[0]
-    argv = tmux.attach_argv(pane.window_id if pane else None, inside=inside == sight.socket)
-    env = {name: value for name, value in os.environ.items() if name != "TMUX" or inside == sight.socket}
-    os.execvpe("tmux", argv, env)
+    around = os.environ.get("TMUX", "").rsplit(",", 2)[0]
+    inside = bool(around) and around == run_async(tmux.socket_path(sight.session_id))
+    env = {name: value for name, value in os.environ.items() if name != "TMUX" or inside}
+    window_id = pane.window_id if pane else None
+    os.execvpe("tmux", tmux.attach_argv(sight.session_id, window_id, inside=inside), env)
 
 
 @examples("ai-infra restart code", "ai-infra restart redis")
@@ -161,8 +189,13 @@ def restart(window: str) -> None:
     """Replace the process of WINDOW: asked to stop, then killed, then started afresh. Clears FATAL."""
     settings = settings_from_env()
     _need_home(settings)
-    run_async(session_of(settings, os.environ).restart(window, lambda: _read_beats(settings)))
+    run_async(_restart(settings, window))
     click.echo(f"{window} was restarted")
+
+
+async def _restart(settings: Settings, window: str) -> None:
+    session = await session_of(settings, os.environ)
+    await session.restart(window, lambda: _read_beats(settings))
 
 
 def _need_home(settings: Settings) -> None:
@@ -189,6 +222,8 @@ def logs(window: str | None, follow: bool, lines: int, as_json: bool) -> None:
 
     settings = settings_from_env()
     names = _log_names(settings, window)
+    if as_json and follow:
+        raise UsageError("--json and --follow do not go together")
     if as_json:
         print_json(view.recent(settings.home.logs, names, lines, level="debug"))
         return

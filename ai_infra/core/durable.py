@@ -11,7 +11,7 @@ import fcntl
 import json
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +99,7 @@ class FileLock:
         except BlockingIOError:
             os.close(fd)
             return False
+        os.ftruncate(fd, 0)  # what stands there was said by a holder that is gone
         self._fd = fd
         return True
 
@@ -121,20 +122,15 @@ class FileLock:
 
 
 def is_locked(path: Path) -> bool:
-    """Whether somebody holds the lock on `path` right now."""
-    lock = FileLock(path)
-    if not path.exists():
-        return False
-    free = lock.try_acquire()
-    lock.release()
-    return not free
-
-
-@contextlib.contextmanager
-def held(lock: FileLock) -> Iterator[bool]:
-    """Try the lock for the length of a block; yields whether it was got."""
-    got = lock.try_acquire()
+    """Whether somebody holds the lock on `path` right now. Any number may ask at once."""
     try:
-        yield got
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: two who ask must not see each other
+    except BlockingIOError:
+        return True
     finally:
-        lock.release()
+        os.close(fd)
+    return False

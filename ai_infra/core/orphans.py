@@ -21,6 +21,7 @@ MARK_HOME, MARK_AGENT, MARK_TASK = "AI_INFRA_HOME", "AI_INFRA_AGENT", "AI_INFRA_
 _PR_SET_CHILD_SUBREAPER = 36
 _ROUNDS = 50  #: a fork bomb may race us; after this many rounds we give up and say so
 _RETRY_S = 0.02
+_REAP_S = 0.001
 
 
 def adopt_orphans() -> None:
@@ -39,12 +40,19 @@ def end_children() -> int:
         for pid in children:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(pid, 0)
         if not children:
             break
-        ended += len(children)
+        time.sleep(_REAP_S)
+        ended += sum(_reaped(pid) for pid in children)
     return ended
+
+
+def _reaped(pid: int) -> bool:
+    """Whether a killed child is gone; one that may not be killed, or is stuck, is not waited for."""
+    try:
+        return os.waitpid(pid, os.WNOHANG)[0] == pid
+    except ChildProcessError:
+        return False
 
 
 def _children() -> list[int]:

@@ -108,7 +108,7 @@ class Settings:
     @property
     def redis_url(self) -> str:
         """Where to connect; holds a password if the user's url does."""
-        return self.redis.url or f"unix://{self.home.redis_socket}"
+        return self.redis.url or str(self.home.redis_socket)
 
 
 _SECTIONS: dict[str, type] = {
@@ -195,12 +195,18 @@ def overrides_in(env: Mapping[str, str]) -> dict[str, str]:
     return {name: env[env_name(name)] for name in known_keys() if env_name(name) in env}
 
 
-def record_overrides(home: Home, env: Mapping[str, str]) -> None:
+def record_overrides(home: Home, env: Mapping[str, str], *, keep: bool) -> None:
     """Keep what `up` was started with, so that every window and later command sees the same.
 
-    A file of mode 0600, since a Redis url may hold a password; never the environment of a window.
+    `keep`: the session is up already, so what an earlier `up` was started with still holds. A file of mode
+    0600, since a Redis url may hold a password; never the environment of a window.
     """
-    durable.write_json(home.run / OVERRIDES, overrides_in(env))
+    durable.write_json(home.run / OVERRIDES, {**(_recorded(home) if keep else {}), **overrides_in(env)})
+
+
+def forget_overrides(home: Home) -> None:
+    """The session is down: the next `up` begins from the files. Twice is safe."""
+    (home.run / OVERRIDES).unlink(missing_ok=True)
 
 
 def known_keys() -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import select
 import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
@@ -28,8 +29,8 @@ from ai_infra.core.errors import (
 from ai_infra.core.home import Home
 from ai_infra.core.orphans import end_orphans
 from ai_infra.core.process import ProcessState, living_pid
-from ai_infra.core.settings import Settings
-from ai_infra.supervisor.ledger import WindowRecord, changing, read_ledger
+from ai_infra.core.settings import Settings, forget_overrides
+from ai_infra.supervisor.ledger import Ledger, WindowRecord, changing, read_ledger
 from ai_infra.supervisor.spec import SessionSpec, WindowSpec
 from ai_infra.supervisor.tmux import Absent, Foreign, Present, Tmux, Unknown
 from ai_infra.supervisor.watch import Starter, describe_end
@@ -91,17 +92,17 @@ class Session:
             session_id = await self._ensure_session(sight)
             panes = sight.panes if isinstance(sight, Present) else {}
             started: list[str] = []
-            ledger = replace(change.ledger, wanted=True)
+            ledger = replace(change.ledger, wanted=True, socket=await self._tmux.socket_path(session_id))
             for window in sorted(self._spec.windows, key=lambda w: w.name != "redis"):
                 pane = panes.get(window.name)
-                if pane is not None and not pane.dead:
-                    continue
-                if pane is None:
-                    pane = await self._tmux.add_window(session_id, window)
-                await self._starter.start(self._tmux, pane)
                 fresh = WindowRecord(restarts_total=ledger.record(window.name).restarts_total)
-                ledger = ledger.with_record(window.name, fresh)
-                started.append(window.name)
+                if pane is None or pane.dead:
+                    pane = pane or await self._tmux.add_window(session_id, window)
+                    await self._starter.start(self._tmux, pane)
+                    ledger = ledger.with_record(window.name, fresh)
+                    started.append(window.name)
+                elif ledger.record(window.name).state is ProcessState.STOPPED:  # a `restart` was cut off
+                    ledger = ledger.with_record(window.name, fresh)
             change.save(ledger)
             await self._tmux.drop_spare(session_id)
         return started
@@ -109,9 +110,9 @@ class Session:
     async def _ensure_session(self, sight: object) -> str:
         match sight:
             case Absent():
-                return await self._tmux.create(self._spec, self._home.root)
+                return await self._tmux.create(self._spec)
             case Present(session_id=session_id, home=""):
-                await self._tmux.adopt(session_id, self._home.root)
+                await self._tmux.adopt(session_id)
                 return session_id
             case Present(session_id=session_id, home=home) if home == str(self._home.root):
                 return session_id
@@ -217,15 +218,16 @@ class Session:
 
         async with self._alone():
             async with changing(self._home) as change:
-                change.save(replace(change.ledger, wanted=False, windows={}))
+                change.save(replace(change.ledger, wanted=False))
             living = living_names(self._home)
             sight = await self._tmux.look()
             ours = isinstance(sight, Present) and sight.home in ("", str(self._home.root))
             await self._end([n for n in living if n != "redis"], told)
             await self._end([n for n in living if n == "redis"], told)
             if isinstance(sight, Present) and ours:
+                living_panes = _pidfds(pane.pid for pane in sight.panes.values() if not pane.dead)
                 await self._tmux.kill_session(sight.session_id)
-                await _until_gone([pane.pid for pane in sight.panes.values()])
+                await _until_gone(living_panes)
             orphans = await asyncio.to_thread(end_orphans, self._home)
             if orphans:
                 told("commands", f"{orphans} left behind, killed")
@@ -233,8 +235,10 @@ class Session:
                 raise ConnectorUnavailable(
                     f"the processes have ended, but tmux did not answer: {sight.reason}"
                 )
-            with contextlib.suppress(FileNotFoundError):
-                self._home.redis_socket.unlink()
+            self._home.redis_socket.unlink(missing_ok=True)
+            forget_overrides(self._home)
+            async with changing(self._home) as change:
+                change.save(Ledger())
         return bool(living) or ours
 
     async def _end(self, names: Iterable[str], told: Callable[[str, str], None]) -> None:
@@ -293,27 +297,30 @@ def living_names(home: Home) -> list[str]:
     return [name for name in found if name not in ("up", "heal") and living_pid(home, name) is not None]
 
 
-async def _until_gone(pids: Iterable[int]) -> None:
-    """Wait for processes that the end of their terminal ends; then kill what is left."""
+def _pidfds(pids: Iterable[int]) -> list[int]:
+    """Handles on living processes: unlike a pid, a handle never comes to mean another process."""
+    found = []
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            found.append(os.pidfd_open(pid))
+    return found
+
+
+async def _until_gone(pidfds: list[int]) -> None:
+    """Wait for processes that the end of their terminal ends; then kill what is left. Closes the handles."""
     deadline = time.monotonic() + KILL_WAIT_S
-    left = list(pids)
-    while left:
-        left = [pid for pid in left if _exists(pid)]
-        if time.monotonic() > deadline:
-            for pid in left:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            return
-        await asyncio.sleep(POLL_S if left else 0)
-
-
-def _exists(pid: int) -> bool:
-    """Whether it runs; a zombie has ended, whenever pid 1 gets round to it."""
+    left = list(pidfds)
     try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rsplit(")", 1)[1].split()[0] not in "ZX"
-    except OSError:
-        return False
+        while left and time.monotonic() < deadline:
+            ended, _, _ = select.select(left, [], [], 0)
+            left = [fd for fd in left if fd not in ended]
+            await asyncio.sleep(POLL_S if left else 0)
+        for fd in left:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(fd, signal.SIGKILL)
+    finally:
+        for fd in pidfds:
+            os.close(fd)
 
 
 def _indent(text: str) -> str:

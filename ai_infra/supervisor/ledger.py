@@ -39,6 +39,7 @@ class Ledger:
     """Whether the session is wanted, and the record of each window."""
 
     wanted: bool = False
+    socket: str = ""  #: path of the tmux server's socket that the session was made on
     windows: Mapping[str, WindowRecord] = field(default_factory=dict)
 
     def record(self, name: str) -> WindowRecord:
@@ -52,7 +53,7 @@ class Ledger:
 
 def after_death(record: WindowRecord, last_exit: str, now: float, policy: SupervisorSettings) -> WindowRecord:
     """What follows from a death: BACKOFF with a doubling delay, or FATAL. Pure."""
-    recent = tuple(at for at in record.restarts if at > now - policy.restart_window_s)
+    recent = tuple(at for at in record.restarts if now - policy.restart_window_s < at <= now)
     if len(recent) >= policy.restart_limit:
         return replace(
             record, state=ProcessState.FATAL, restarts=recent, restart_at=None, last_exit=last_exit
@@ -61,6 +62,15 @@ def after_death(record: WindowRecord, last_exit: str, now: float, policy: Superv
     return replace(
         record, state=ProcessState.BACKOFF, restarts=recent, restart_at=now + delay_s, last_exit=last_exit
     )
+
+
+def wait_s(record: WindowRecord, now: float, turn_s: float, policy: SupervisorSettings) -> float:
+    """Seconds until a window in BACKOFF is due for one whose turn comes `turn_s` later. Pure.
+
+    More than the longest delay means that the clock was set back: it is due now.
+    """
+    left = (record.restart_at or now) + turn_s - now
+    return left if 0 < left <= policy.restart_delay_max_s + turn_s else 0.0
 
 
 def after_restart(record: WindowRecord, now: float) -> WindowRecord:
@@ -78,7 +88,8 @@ def read_ledger(home: Home) -> Ledger:
     """The ledger as it stands; an absent or unreadable one says that nothing is wanted."""
     found = durable.read_json(home.run / "windows.json") or {}
     windows = {name: _record(table) for name, table in found.get("windows", {}).items()}
-    return Ledger(wanted=bool(found.get("wanted")), windows=windows)
+    socket = str(found.get("socket", ""))
+    return Ledger(wanted=bool(found.get("wanted")), socket=socket, windows=windows)
 
 
 @asynccontextmanager
@@ -109,7 +120,8 @@ class LedgerChange:
         """Write it; on disk when this returns."""
         self.ledger = ledger
         windows = {name: _plain(record) for name, record in ledger.windows.items()}
-        durable.write_json(self._home.run / "windows.json", {"wanted": ledger.wanted, "windows": windows})
+        table = {"wanted": ledger.wanted, "socket": ledger.socket, "windows": windows}
+        durable.write_json(self._home.run / "windows.json", table)
 
 
 def _plain(record: WindowRecord) -> dict[str, Any]:

@@ -5,7 +5,6 @@ Only the part of the format that means something here is accepted, so that no ke
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from ai_infra.core.settings import Settings
 from ai_infra.core.shipped import shipped
 from ai_infra.core.yamlfile import Located, load_yaml
 
+DEFAULT_SESSION = "ai-infrastructure"  #: what the shipped file says, for tmuxp; tmux.session decides for us
 SIDECARS = ("monitor", "logs", "redis")
 _SESSION_KEYS = ("session_name", "options", "windows")
 _WINDOW_KEYS = ("window_name", "window_shell", "options", "panes")
@@ -62,12 +62,17 @@ def load_session(settings: Settings) -> SessionSpec:
     windows = located.at("windows")
     if not isinstance(windows, list) or not windows:
         raise located.error("must be a list of windows", "windows")
+    name = located.at("session_name")
+    if name not in (None, settings.tmux.session, DEFAULT_SESSION):
+        raise located.error(
+            f"is {settings.tmux.session!r}; set tmux.session in ai-infra.yaml", "session_name"
+        )
     found = [_window(located, i, settings) for i in range(len(windows))]
     _check_names(located, found)
     wanted = [w for w in found if w.name != "redis" or settings.embedded_redis]
     return SessionSpec(
         name=settings.tmux.session,
-        options=_options(located, "options"),
+        options={**_options(located, "options"), "@ai_infra": "1"},
         windows=tuple(wanted),
     )
 
@@ -83,9 +88,13 @@ def _window(located: Located, i: int, settings: Settings) -> WindowSpec:
             f"no agent or sidecar {name!r}; there are {', '.join(known)}", "windows", i, "window_name"
         )
     shell = located.at("windows", i, "window_shell")
-    if not isinstance(shell, str) or shlex.split(shell) != ["ai-infra", "run", name]:
+    if not isinstance(shell, str) or shell.split() != ["ai-infra", "run", name]:
         raise located.error(f"must be 'ai-infra run {name}'", "windows", i, "window_shell")
-    return WindowSpec(name=ids.WindowName(name), index=i, options=_options(located, "windows", i, "options"))
+    if located.at("windows", i, "panes") not in (None, [None]):
+        raise located.error("a window has one pane, the process; leave this out", "windows", i, "panes")
+    # What we know our own by does not depend on the file.
+    options = {**_options(located, "windows", i, "options"), "@ai_infra_window": name, "remain-on-exit": "on"}
+    return WindowSpec(name=ids.WindowName(name), index=i, options=options)
 
 
 def _options(located: Located, *key: str | int) -> dict[str, str]:

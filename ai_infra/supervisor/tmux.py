@@ -24,6 +24,7 @@ from ai_infra.core.settings import TmuxSettings
 from ai_infra.supervisor.spec import SessionSpec, WindowSpec
 
 CALL_TIMEOUT_S = 5.0  #: a tmux server that does not answer in this time is Unknown
+CREATE_TIMEOUT_S = 30.0  #: the first call of a new server runs the user's tmux.conf
 OLDEST = (3, 2)
 #: variables a window may have, beside the few we set; everything else stays outside
 ENV_ALLOWED = (
@@ -42,19 +43,17 @@ ENV_ALLOWED = (
 #: a plain printable separator: in a C locale tmux prints a tab as "_"
 _SEP = "|"
 _FIELDS = (
-    "session_name",
     "session_id",
-    "socket_path",
     "window_id",
-    "window_index",
     "pane_id",
     "pane_pid",
     "pane_dead",
     "pane_dead_status",
     "pane_dead_signal",
     "@ai_infra",
-    "@ai_infra_home",
     "@ai_infra_window",
+    "session_name",
+    "@ai_infra_home",  # last: a path may hold the separator
 )
 _FORMAT = _SEP.join("#{" + field + "}" for field in _FIELDS)
 _NOBODY = re.compile(
@@ -80,7 +79,6 @@ class Present:
     """Our session exists; `panes` has the first pane of each of our windows."""
 
     session_id: str
-    socket: str  #: path of the server's socket
     home: str  #: the installation that made it; empty when tmuxp did
     panes: Mapping[ids.WindowName, Pane]
 
@@ -110,8 +108,8 @@ Sight = Present | Absent | Foreign | Unknown
 class Tmux:
     """One tmux server, and the session of ours on it."""
 
-    def __init__(self, settings: TmuxSettings) -> None:
-        self._settings = settings
+    def __init__(self, settings: TmuxSettings, home: Path) -> None:
+        self._settings, self._home = settings, home
         self._argv = ["tmux", *_server_args(settings.socket)]
         self._told: tuple[str, str] | None = None
 
@@ -120,51 +118,83 @@ class Tmux:
         """The session's name."""
         return self._settings.session
 
-    def attach_argv(self, window_id: str | None = None, *, inside: bool = False) -> list[str]:
+    def attach_argv(
+        self, session_id: str, window_id: str | None = None, *, inside: bool = False
+    ) -> list[str]:
         """The command that shows the session to a person; `inside`: who sits in a pane of the same server."""
         select = ["select-window", "-t", window_id, ";"] if window_id else []
         verb = "switch-client" if inside else "attach-session"
-        return [*self._argv, *select, verb, "-t", f"={self.session}"]
+        return [*self._argv, *select, verb, "-t", session_id]
 
     async def look(self) -> Sight:
         """Ask once for everything. Never raises."""
         try:
             code, out, err = await self._call("list-panes", "-a", "-F", _FORMAT)
-        except ConnectorUnavailable as exc:
+        except (ConnectorUnavailable, SystemProblem) as exc:
             return Unknown(str(exc))
         if code != 0:
             return Absent() if _NOBODY.search(err) else Unknown(err.strip() or f"tmux exit code {code}")
-        return sight_of(out, self.session)
+        return sight_of(out, self.session, self._home)
 
-    async def create(self, spec: SessionSpec, home: Path) -> str:
-        """Make the session with one empty window; returns its id. Raises ConnectorError if it exists."""
+    async def create(self, spec: SessionSpec) -> str:
+        """Make the session with one empty window; returns its id.
+
+        One call, so that no option of the user's ends the session before ours are set. Raises ConnectorError,
+        for a session of that name, too.
+        """
+        name = f"={spec.name}:"
         size = ["-x", str(self._settings.width), "-y", str(self._settings.height)]
-        made = await self._ok("new-session", "-d", "-P", "-F", f"#{{session_id}}{_SEP}#{{window_id}}", *size,
-                              "-s", spec.name, "-n", spec.windows[0].name, *_EMPTY)  # fmt: skip
-        session_id, window_id = made.strip().split(_SEP)
         options = {
             **spec.options,
+            "destroy-unattached": "off",
             "base-index": "0",
             "renumber-windows": "off",
             "status-left-length": str(len(spec.name) + 4),
             "update-environment": "",
-            "@ai_infra_home": str(home),
+            "@ai_infra_home": str(self._home),
         }
-        chain = [["set-option", "-t", session_id, name, value] for name, value in options.items()]
-        # Window 0 must be free for the supervisor whatever base-index the user has.
-        chain.append(["move-window", "-s", window_id, "-t", f"{session_id}:{_SPARE_INDEX}"])
-        await self._chain(chain)
-        return session_id
+        first = [
+            "new-session",
+            "-d",
+            "-P",
+            "-F",
+            "#{session_id}",
+            *size,
+            "-s",
+            spec.name,
+            "-n",
+            "empty",
+            *_EMPTY,
+        ]
+        made = await self._chain(
+            [
+                first,
+                *[["set-option", "-t", name, option, value] for option, value in options.items()],
+                # Window 0 must be free for the supervisor whatever base-index the user has.
+                ["move-window", "-s", name, "-t", f"{name}{_SPARE_INDEX}"],
+            ],
+            timeout_s=CREATE_TIMEOUT_S,
+        )
+        return made.split()[0]
 
-    async def adopt(self, session_id: str, home: Path) -> None:
+    async def adopt(self, session_id: str) -> None:
         """Mark a session that tmuxp made from our file as this installation's."""
-        await self._ok("set-option", "-t", session_id, "@ai_infra_home", str(home))
+        await self._ok("set-option", "-t", session_id, "@ai_infra_home", str(self._home))
+
+    async def socket_path(self, session_id: str) -> str:
+        """Where the server listens; with it, the server is found whatever TMUX_TMPDIR says."""
+        return (await self._ok("display-message", "-p", "-t", session_id, "#{socket_path}")).strip()
 
     async def add_window(self, session_id: str, window: WindowSpec) -> Pane:
         """Make an empty window with its options set; the process comes by respawn()."""
         form = f"#{{window_id}}{_SEP}#{{pane_id}}{_SEP}#{{pane_pid}}"
-        made = await self._ok("new-window", "-d", "-P", "-F", form, "-n", window.name,
-                              "-t", f"{session_id}:{window.index}", *_EMPTY)  # fmt: skip
+        words = ["new-window", "-d", "-P", "-F", form, "-n", window.name]
+        try:
+            made = await self._ok(*words, "-t", f"{session_id}:{window.index}", *_EMPTY)
+        except ConnectorError as exc:
+            if "in use" not in str(exc):
+                raise
+            made = await self._ok(*words, "-t", f"{session_id}:", *_EMPTY)  # a person's window stands there
         window_id, pane_id, pid = made.strip().split(_SEP)
         await self._chain([["set-option", "-w", "-t", window_id, n, v] for n, v in window.options.items()])
         return Pane(window=window.name, window_id=window_id, pane_id=pane_id, pid=int(pid), dead=False,
@@ -224,21 +254,20 @@ class Tmux:
             ]
         )
 
-    async def _chain(self, commands: Sequence[Sequence[str]]) -> None:
-        """Several commands in one tmux call, in order."""
+    async def _chain(self, commands: Sequence[Sequence[str]], timeout_s: float | None = None) -> str:
+        """Several commands in one tmux call, in order; what they print."""
         words: list[str] = []
         for command in commands:
             words += [*(_literal(word) for word in command), ";"]
-        if words:
-            await self._ok(*words[:-1])
+        return await self._ok(*words[:-1], timeout_s=timeout_s) if words else ""
 
-    async def _ok(self, *args: str) -> str:
-        code, out, err = await self._call(*args)
+    async def _ok(self, *args: str, timeout_s: float | None = None) -> str:
+        code, out, err = await self._call(*args, timeout_s=timeout_s)
         if code != 0:
             raise ConnectorError(f"tmux {args[0]}: {err.strip() or f'exit code {code}'}")
         return out
 
-    async def _call(self, *args: str) -> tuple[int, str, str]:
+    async def _call(self, *args: str, timeout_s: float | None = None) -> tuple[int, str, str]:
         # Files in memory, not pipes: the server gets a copy of a pipe, and a hung one would keep it open.
         with _memory("out") as out, _memory("err") as err:
             try:
@@ -252,14 +281,17 @@ class Tmux:
                 )
             except FileNotFoundError as exc:
                 raise SystemProblem("tmux is not installed; `apt-get install tmux` adds it") from exc
+            except OSError as exc:  # no process, no memory, no descriptor left: it says nothing about tmux
+                raise ConnectorUnavailable(f"tmux cannot be asked: {exc.strerror}") from exc
+            limit_s = timeout_s or CALL_TIMEOUT_S
             try:
-                async with asyncio.timeout(CALL_TIMEOUT_S):
+                async with asyncio.timeout(limit_s):
                     code = await process.wait()
             except BaseException as exc:
                 process.kill()
                 await process.wait()
                 if isinstance(exc, TimeoutError):
-                    words = f"tmux {args[0]} gave no answer within {CALL_TIMEOUT_S:g} s"
+                    words = f"tmux {args[0]} gave no answer within {limit_s:g} s"
                     raise ConnectorUnavailable(words) from exc
                 raise
             return code, _text(out), _text(err)
@@ -269,23 +301,27 @@ _SPARE_INDEX = 9999  #: where the window waits that new-session cannot do withou
 _EMPTY = ("sleep", "infinity")  #: what a window runs between its making and its respawn
 
 
-def sight_of(listing: str, session: str) -> Sight:
-    """What one `list-panes -a` says about our session. Pure."""
-    rows = [line.split(_SEP) for line in listing.splitlines()]
-    rows = [row for row in rows if len(row) == len(_FIELDS) and row[0] == session]
-    if not rows:
+def sight_of(listing: str, session: str, home: Path) -> Sight:
+    """What one `list-panes -a` says about our session. Pure.
+
+    Ours is the one that bears our mark, whatever a person renamed it to; else the one of our name.
+    """
+    split = [line.split(_SEP, len(_FIELDS) - 1) for line in listing.splitlines()]
+    rows = [dict(zip(_FIELDS, row, strict=True)) for row in split if len(row) == len(_FIELDS)]
+    ours = [r for r in rows if r["@ai_infra_home"] == str(home)] or [
+        r for r in rows if r["session_name"] == session
+    ]
+    if not ours:
         return Absent()
-    first = dict(zip(_FIELDS, rows[0], strict=True))
+    first = ours[0]
     if not first["@ai_infra"]:
         return Foreign(first["session_id"])
     panes: dict[ids.WindowName, Pane] = {}
-    for row in rows:
-        pane = _pane(dict(zip(_FIELDS, row, strict=True)))
-        if pane.window:
+    for row in ours:
+        if row["@ai_infra_window"] and row["session_id"] == first["session_id"]:
+            pane = _pane(row)
             panes.setdefault(pane.window, pane)
-    return Present(
-        session_id=first["session_id"], socket=first["socket_path"], home=first["@ai_infra_home"], panes=panes
-    )
+    return Present(session_id=first["session_id"], home=first["@ai_infra_home"], panes=panes)
 
 
 def _pane(field: Mapping[str, str]) -> Pane:

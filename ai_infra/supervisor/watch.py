@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ai_infra.core import ids
-from ai_infra.core.errors import AiInfraError
+from ai_infra.core.durable import is_locked, read_json
 from ai_infra.core.events import Log
 from ai_infra.core.home import Home
-from ai_infra.core.process import ProcessState, last_exit, living_pid
+from ai_infra.core.process import ProcessState, last_exit, living_pid, lock_path
 from ai_infra.core.settings import Settings
 from ai_infra.supervisor.ledger import (
     LedgerChange,
@@ -30,6 +30,7 @@ from ai_infra.supervisor.ledger import (
     after_restart,
     changing,
     read_ledger,
+    wait_s,
 )
 from ai_infra.supervisor.spec import SessionSpec, WindowSpec
 from ai_infra.supervisor.tmux import Pane, Present, Sight, Tmux, Unknown, window_env
@@ -43,7 +44,7 @@ class Death:
     """A window's process that ended without being asked."""
 
     window: ids.WindowName
-    pid: int
+    worker: str  #: the life that ended; empty if it died before it had a name
     how: str  #: in words: "killed by signal 9"
 
 
@@ -79,24 +80,35 @@ class Watcher:
     ) -> None:
         self._settings, self._spec, self._tmux, self._starter = settings, spec, tmux, starter
         self._watched, self._me, self._log, self._on_death = watched, me, log, on_death
+        self._is_supervisor = me == "supervisor"
+        self._deaths: asyncio.Queue[Death] = asyncio.Queue()
         self._wake = asyncio.Event()
         self._pidfds: dict[int, int] = {}  # pid → its pidfd, watched by the loop
         self._unknown_said = False
 
     async def run(self) -> None:
         """Watch for ever. A failure to heal is logged and tried again at the next tick."""
+        telling = asyncio.create_task(self._tell_deaths(), name="tell-deaths")
         try:
             while True:
                 self._wake.clear()
                 due_s = None
                 try:
                     due_s = await self._look()
-                except AiInfraError as exc:
-                    self._log("healing_failed", level="error", reason=str(exc))
+                except Exception as exc:  # noqa: BLE001 the rim: who heals others must not die of what killed them
+                    self._log("healing_failed", level="error", reason=str(exc) or repr(exc))
                 await self._sleep(due_s)
         finally:
+            telling.cancel()
             for pid in list(self._pidfds):
                 self._unfollow(pid)
+
+    async def _tell_deaths(self) -> None:
+        """Beside the watch: what follows from a death may wait for Redis, and Redis may wait to be healed."""
+        while True:
+            death = await self._deaths.get()
+            if self._on_death is not None:
+                await self._on_death(death)
 
     async def kill_hung(self, name: str, pid: int) -> None:
         """End a process that its peers agree is hung; the watch then heals it as any death."""
@@ -112,12 +124,19 @@ class Watcher:
 
         The supervisor asks tmux for all. A peer reads the supervisor's lock, and asks only if it is free.
         """
-        if len(self._watched) == 1:
-            pid = living_pid(self._settings.home, self._watched[0])
+        if not self._is_supervisor:
+            self._watched = self._watched_by_peer()
+            pid = living_pid(self._settings.home, "supervisor")
             if pid is not None:
                 self._follow([pid])
                 return math.inf
         return await self._reconcile()
+
+    def _watched_by_peer(self) -> list[ids.WindowName]:
+        """The supervisor; and everybody else while it is given up, so that its end is not everybody's."""
+        given_up = read_ledger(self._settings.home).record("supervisor").state is ProcessState.FATAL
+        names = [name for name in self._spec.names if name != self._me]
+        return names if given_up else [name for name in names if name == "supervisor"]
 
     def _follow(self, pids: Iterable[int]) -> None:
         """Be woken when one of these ends; at once, if it has ended already."""
@@ -140,11 +159,11 @@ class Watcher:
         os.close(fd)
 
     async def _sleep(self, due_s: float | None) -> None:
-        """Until `due_s` has passed (None: a tick; inf: for ever), or a process that we follow has ended."""
+        """Until `due_s` has passed (None: a tick; inf: for ever), or a followed process has ended."""
         with contextlib.suppress(TimeoutError):
-            tick_s = TICK_S if len(self._watched) > 1 else self._settings.supervisor.heartbeat_s
-            wait_s = tick_s if due_s is None else None if due_s == math.inf else min(due_s, tick_s)
-            async with asyncio.timeout(wait_s):
+            tick_s = TICK_S if self._is_supervisor else self._settings.supervisor.heartbeat_s
+            limit_s = tick_s if due_s is None else None if due_s == math.inf else min(due_s, tick_s)
+            async with asyncio.timeout(limit_s):
                 await self._wake.wait()
 
     # -- healing --------------------------------------------------------------------------------------------
@@ -161,7 +180,6 @@ class Watcher:
         if all(self._is_well(name, sight) for name in self._watched):
             return None
         due: list[float] = []
-        deaths: list[Death] = []
         async with changing(self._settings.home) as change:
             if not change.ledger.wanted:
                 return None
@@ -170,10 +188,7 @@ class Watcher:
                 return None
             for window in self._spec.windows:
                 if window.name in self._watched:
-                    await self._heal(window, again, change, due, deaths)
-        for death in deaths:
-            if self._on_death is not None:
-                await self._on_death(death)
+                    await self._heal(window, again, change, due)
         return min(due) if due else None
 
     def _certain(self, sight: Sight) -> bool:
@@ -191,35 +206,38 @@ class Watcher:
         record = read_ledger(self._settings.home).record(name)
         return pane is not None and not pane.dead and record.state is ProcessState.RUNNING
 
-    async def _heal(
-        self, window: WindowSpec, sight: Present, change: LedgerChange, due: list[float], deaths: list[Death]
-    ) -> None:
+    async def _heal(self, window: WindowSpec, sight: Present, change: LedgerChange, due: list[float]) -> None:
         """One window, with the lock held: note its death, or start it if that is due."""
         record = change.ledger.record(window.name)
         pane = sight.panes.get(window.name)
-        if record.state in (ProcessState.FATAL, ProcessState.STOPPED):
+        if record.state is ProcessState.FATAL or self._is_being_replaced(record):
             return
         if pane is not None and not pane.dead:
             if record.state is ProcessState.BACKOFF:
                 change.save(change.ledger.with_record(window.name, after_restart(record, time.time())))
             return
         now = time.time()
-        if record.state is ProcessState.RUNNING:
+        if record.state is not ProcessState.BACKOFF:
             how = describe_end(self._settings.home, pane)
-            deaths.append(Death(window=window.name, pid=pane.pid if pane else 0, how=how))
+            holder = read_json(lock_path(self._settings.home, window.name)) or {}
+            self._deaths.put_nowait(Death(window=window.name, worker=str(holder.get("worker", "")), how=how))
             record = after_death(record, how, now, self._settings.supervisor)
             change.save(change.ledger.with_record(window.name, record))
             self._say_death(window.name, record, now)
-        if record.restart_at is None:
+        if record.state is not ProcessState.BACKOFF:
             return
-        wait_s = record.restart_at + self._turn_s() - now
-        if wait_s <= 0:
+        left_s = wait_s(record, now, self._turn_s(), self._settings.supervisor)
+        if left_s <= 0:
             await self._restart(window, pane, sight, change, record)
-        due.append(max(wait_s, 0.0))  # after a restart: look again at once, to follow the new process
+        due.append(left_s)  # after a restart: look again at once, to follow the new process
+
+    def _is_being_replaced(self, record: WindowRecord) -> bool:
+        """A person's `restart` is at it; if that was cut off, the window is ours to heal."""
+        return record.state is ProcessState.STOPPED and is_locked(self._settings.home.run / "up.lock")
 
     def _turn_s(self) -> float:
         """The first of the spec heals at once, the next a moment later if it is still needed."""
-        return 0.0 if len(self._watched) > 1 else TURN_S * max(0, self._spec.names.index(self._me) - 1)
+        return 0.0 if self._is_supervisor else TURN_S * max(0, self._spec.names.index(self._me) - 1)
 
     async def _restart(
         self,
@@ -244,7 +262,7 @@ class Watcher:
             self._log("window_fatal", level="error", window=name, how=record.last_exit,
                       restarts=len(record.restarts), clear=f"ai-infra restart {name}")  # fmt: skip
         else:
-            delay_s = round((record.restart_at or now) - now, 1)
+            delay_s = round(wait_s(record, now, 0.0, self._settings.supervisor), 1)
             self._log("window_died", level="warning", window=name, how=record.last_exit, restart_in_s=delay_s)
 
 

@@ -78,7 +78,9 @@ class Installation:
 
     def json(self, *words: str) -> Any:
         """What `ai-infra WORDS --json` prints."""
-        return json.loads(self.run(*words, "--json").stdout)
+        done = self.run(*words, "--json")
+        assert done.stdout, f"{words}: exit {done.returncode}, {done.stderr}"
+        return json.loads(done.stdout)
 
     def fails(self, *words: str, code: int, **env: str) -> str:
         """It must exit with `code` and say why in stderr, without a traceback; that text is returned."""
