@@ -10,9 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ai_infra.core.errors import ConnectorError, ConnectorUnavailable, NotRunning, SystemProblem
+from ai_infra.core.errors import ConfigError, ConnectorError, ConnectorUnavailable, NotRunning, SystemProblem
 from ai_infra.core.home import Home
 from ai_infra.core.settings import Settings, load_settings
+from ai_infra.core.shipped import shipped
 
 if TYPE_CHECKING:
     from ai_infra.supervisor.boot import Session
@@ -26,6 +27,15 @@ if TYPE_CHECKING:
 def settings_from_env() -> Settings:
     """The settings of this command or process. Raises ConfigError."""
     return load_settings(Home.from_env(os.environ), os.environ)
+
+
+def settings_to_stop_with() -> Settings:
+    """Settings for `down`: it must work while a file of the user's is broken, then with the shipped ones."""
+    home = Home.from_env(os.environ)
+    try:
+        return settings_from_env()
+    except ConfigError:
+        return load_settings(home, {}, own_files=False)
 
 
 def program() -> Path:
@@ -79,14 +89,20 @@ async def find_tmux(settings: Settings) -> Tmux:
     return Tmux(settings.tmux, settings.home.root)
 
 
-async def session_of(settings: Settings, env: Mapping[str, str]) -> Session:
-    """The session, as `up`, `down` and `restart` use it. Raises ConfigError."""
+async def session_of(settings: Settings, env: Mapping[str, str], *, stopping: bool = False) -> Session:
+    """The session, as `up`, `down` and `restart` use it. Raises ConfigError, but not to one who stops it."""
     from ai_infra.supervisor.boot import Session
     from ai_infra.supervisor.spec import load_session
     from ai_infra.supervisor.watch import Starter
 
     starter = Starter(settings.home, program(), env)
-    return Session(settings, load_session(settings), await find_tmux(settings), starter)
+    try:
+        spec = load_session(settings)
+    except ConfigError:
+        if not stopping:
+            raise
+        spec = load_session(settings, shipped("config/tmux/session.yaml"))
+    return Session(settings, spec, await find_tmux(settings), starter)
 
 
 async def read_snapshot(settings: Settings) -> Snapshot:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import io
+import os
 import sys
 import traceback
 
@@ -82,9 +84,16 @@ def run_cli() -> int:
     for stream in (sys.stdout, sys.stderr):  # a terminal that is not UTF-8 shows what it can
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    for name in ("stdout", "stderr"):  # closed by whoever started us: there is nobody to tell
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 for as long as the process lives
     try:
         code = cli.main(standalone_mode=False, prog_name="ai-infra")
+        sys.stdout.flush()
         return int(code) if isinstance(code, int) else Exit.OK
+    except click.exceptions.NoArgsIsHelpError as exc:
+        click.echo(exc.ctx.get_help() if exc.ctx is not None else "", err=True)
+        return Exit.USAGE
     except click.UsageError as exc:
         return _say(_usage_words(exc), Exit.USAGE)
     except click.exceptions.Abort:
@@ -98,6 +107,11 @@ def run_cli() -> int:
     except BrokenPipeError:
         sys.stdout = None  # whoever read us has gone: nothing more to say
         return Exit.OK
+    except OSError as exc:
+        if exc.errno not in (errno.ENOSPC, errno.EIO):
+            return _say(f"bug: {exc!r}{_keep_trace()}", Exit.FAILED)
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 what is still in it cannot be written either
+        return _say(f"the output cannot be written: {exc.strerror}", Exit.SYSTEM)
     except Exception as exc:  # noqa: BLE001 the rim: a bug ends in one line, its trace in a file
         return _say(f"bug: {exc!r}{_keep_trace()}", Exit.FAILED)
 
@@ -113,13 +127,11 @@ def _say(words: str, code: Exit) -> Exit:
 
 
 def _keep_trace() -> str:
-    import os
-
     from ai_infra.core.home import Home
 
-    path = Home.from_env(os.environ).logs / "cli-trace.txt"
     try:
+        path = Home.from_env(os.environ).logs / "cli-trace.txt"
         path.write_text(traceback.format_exc())
-    except OSError:
+    except (OSError, AiInfraError):
         return ""
     return f" (trace in {path})"

@@ -16,6 +16,7 @@ from ai_infra.app.command import (
     read_snapshot,
     session_of,
     settings_from_env,
+    settings_to_stop_with,
 )
 from ai_infra.cli.output import examples, in_colour, json_option, print_json, run_async, show, width
 from ai_infra.core import settings as settings_room
@@ -121,16 +122,32 @@ def down() -> None:
     Running commands get their grace, then are killed; their tasks go back to the queue. Nothing is lost:
     `ai-infra up` goes on where this stopped. Other tmux sessions are not touched.
     """
-    settings = settings_from_env()
+    _not_from_inside("down", "it would end the agent that runs it")
+    settings = settings_to_stop_with()
     if not settings.home.run.exists():
-        click.echo("nothing was running")
-        return
+        if not run_async(_is_there(settings)):
+            click.echo("nothing was running")
+            return
+        settings.home.ensure()  # somebody removed it under a running session
     was_up = run_async(_down(settings))
     click.echo(f"session {settings.tmux.session} is down" if was_up else "nothing was running")
 
 
 async def _down(settings: Settings) -> bool:
-    return await (await session_of(settings, os.environ)).down(_print_progress)
+    return await (await session_of(settings, os.environ, stopping=True)).down(_print_progress)
+
+
+async def _is_there(settings: Settings) -> bool:
+    from ai_infra.supervisor.tmux import Present
+
+    sight = await (await find_tmux(settings)).look()
+    return isinstance(sight, Present) and sight.home == str(settings.home.root)
+
+
+def _not_from_inside(what: str, why: str) -> None:
+    """Refuse to a task what would end the task in the middle of it."""
+    if os.environ.get("AI_INFRA_TASK_ID"):
+        raise Conflict(f"a task cannot call `ai-infra {what}`: {why}; let a person or another agent do it")
 
 
 @examples("ai-infra status", "ai-infra status --json")
@@ -187,6 +204,8 @@ def attach(window: str | None) -> None:
 @click.argument("window")
 def restart(window: str) -> None:
     """Replace the process of WINDOW: asked to stop, then killed, then started afresh. Clears FATAL."""
+    if window == os.environ.get("AI_INFRA_AGENT"):
+        _not_from_inside(f"restart {window}", "that is the agent that runs it")
     settings = settings_from_env()
     _need_home(settings)
     run_async(_restart(settings, window))

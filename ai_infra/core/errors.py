@@ -10,7 +10,8 @@
     ├── DeadlinePassed         it did not happen in the time given
     ├── SystemProblem          this machine lacks something: a program, a right, disk space
     └── ConnectorError         a service failed; the driver's error is __cause__
-        └── ConnectorUnavailable   no answer; trying again may help
+        ├── ConnectorUnavailable   no answer; trying again may help
+        └── ConnectorRefused       an answer, but no for now; trying again may help
 
 Branches follow what the caller can do next. Only `cli/` turns an error into an exit code.
 """
@@ -96,3 +97,9 @@ class ConnectorUnavailable(ConnectorError):
     """A service gave no answer; trying again may help."""
 
     exit_code = Exit.NOT_RUNNING
+
+
+class ConnectorRefused(ConnectorError):
+    """A service refuses for now, for want of disk, memory or replicas; trying again may help."""
+
+    exit_code = Exit.SYSTEM

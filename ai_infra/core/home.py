@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from ai_infra.core.errors import SystemProblem
 
 SOCKET_PATH_MAX = 107  #: bytes in a unix socket's address on Linux
 ROOM_BYTES = 1_000_000  #: with less than this the disk counts as full
+ROOM_FILES = 8  #: nor with fewer files than this left to make
 FOLDERS = ("config", "run", "redis", "logs", "logs/tasks", "workspace", "workspace/workflows")
 
 
@@ -25,10 +25,18 @@ class Home:
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Home:
-        """`AI_INFRA_HOME`, else `~/.ai-infra`. Nothing is created."""
+        """`AI_INFRA_HOME`, else `~/.ai-infra`. Nothing is created. Raises SystemProblem."""
         named = env.get("AI_INFRA_HOME")
         base = Path(named) if named else Path(env.get("HOME") or Path.home()) / ".ai-infra"
-        return cls(Path(os.path.abspath(base)))
+        try:
+            path = os.path.abspath(base)
+        except OSError as exc:
+            raise SystemProblem(
+                f"AI_INFRA_HOME={named}: the current folder is gone; say the whole path"
+            ) from exc
+        if not path.isprintable():
+            raise SystemProblem(f"AI_INFRA_HOME={path!r}: use a path without control characters")
+        return cls(Path(path))
 
     @property
     def config(self) -> Path:
@@ -77,9 +85,11 @@ class Home:
     def is_full(self) -> bool:
         """Whether the disk has too little room for Redis to write on."""
         try:
-            return shutil.disk_usage(self.root).free < ROOM_BYTES
+            disk = os.statvfs(self.root)
         except OSError:
             return False
+        no_names = disk.f_files > 0 and disk.f_favail < ROOM_FILES
+        return no_names or disk.f_bavail * disk.f_frsize < ROOM_BYTES
 
     def ensure(self) -> None:
         """Create what is missing, private to the owner. Twice is safe.

@@ -120,11 +120,14 @@ _SECTIONS: dict[str, type] = {
 }
 
 
-def load_settings(home: Home, env: Mapping[str, str]) -> Settings:
-    """Read and merge everything; raises ConfigError for the first thing that is wrong."""
+def load_settings(home: Home, env: Mapping[str, str], *, own_files: bool = True) -> Settings:
+    """Read and merge everything; raises ConfigError for the first thing that is wrong.
+
+    `own_files=False` leaves out the user's files, for what must work while they are broken.
+    """
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
-    for path in _files(home, FILE):
+    for path in _files(home, FILE, own_files):
         located = load_yaml(path)
         _check_table(located, _SECTIONS)
         for section in located.value:
@@ -144,7 +147,7 @@ def load_settings(home: Home, env: Mapping[str, str]) -> Settings:
         s: cls(**{f.name: values[f"{s}.{f.name}"] for f in dataclasses.fields(cls)})
         for s, cls in _SECTIONS.items()
     }
-    return Settings(home=home, agents=load_agents(home), origins=origins, **sections)
+    return Settings(home=home, agents=load_agents(home, own_files), origins=origins, **sections)
 
 
 def _check_session(values: Mapping[str, Any], origins: Mapping[str, str]) -> None:
@@ -160,10 +163,10 @@ def _check_session(values: Mapping[str, Any], origins: Mapping[str, str]) -> Non
         )
 
 
-def load_agents(home: Home) -> dict[str, AgentSettings]:
+def load_agents(home: Home, own_files: bool = True) -> dict[str, AgentSettings]:
     """The agents of `agents.yaml`, merged with the user's; raises ConfigError."""
     merged: dict[str, dict[str, Any]] = {}
-    for path in _files(home, "agents.yaml"):
+    for path in _files(home, "agents.yaml", own_files):
         located = load_yaml(path)
         _check_table(located, ["agents"])
         for name, table in (located.at("agents") or {}).items():
@@ -231,9 +234,9 @@ def _recorded(home: Home) -> dict[str, str]:
     return {name: str(text) for name, text in found.items() if name in known}
 
 
-def _files(home: Home, name: str) -> list[Path]:
+def _files(home: Home, name: str, own_files: bool) -> list[Path]:
     own = home.config / name
-    return [shipped(f"config/{name}"), *([own] if own.exists() else [])]
+    return [shipped(f"config/{name}"), *([own] if own_files and own.exists() else [])]
 
 
 def _check_table(located: Located, known: Any) -> None:

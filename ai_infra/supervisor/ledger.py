@@ -19,6 +19,7 @@ from ai_infra.core.home import Home
 from ai_infra.core.process import ProcessState
 from ai_infra.core.settings import SupervisorSettings
 
+LEDGER = "windows.json"
 LOCK_WAIT_S = 15.0  #: nobody holds the lock for longer than a few tmux calls
 _LOCK_RETRY_S = 0.03
 
@@ -86,8 +87,9 @@ def after_restart(record: WindowRecord, now: float) -> WindowRecord:
 
 def read_ledger(home: Home) -> Ledger:
     """The ledger as it stands; an absent or unreadable one says that nothing is wanted."""
-    found = durable.read_json(home.run / "windows.json") or {}
-    windows = {name: _record(table) for name, table in found.get("windows", {}).items()}
+    found = durable.read_json(home.run / LEDGER) or {}
+    tables = found.get("windows")
+    windows = {name: _record(table) for name, table in tables.items()} if isinstance(tables, dict) else {}
     socket = str(found.get("socket", ""))
     return Ledger(wanted=bool(found.get("wanted")), socket=socket, windows=windows)
 
@@ -121,7 +123,7 @@ class LedgerChange:
         self.ledger = ledger
         windows = {name: _plain(record) for name, record in ledger.windows.items()}
         table = {"wanted": ledger.wanted, "socket": ledger.socket, "windows": windows}
-        durable.write_json(self._home.run / "windows.json", table)
+        durable.write_json(self._home.run / LEDGER, table)
 
 
 def _plain(record: WindowRecord) -> dict[str, Any]:
@@ -133,5 +135,5 @@ def _record(table: Mapping[str, Any]) -> WindowRecord:
         return WindowRecord(
             **{**table, "state": ProcessState(table["state"]), "restarts": tuple(table["restarts"])}
         )
-    except (TypeError, KeyError, ValueError):
+    except (TypeError, KeyError, ValueError, AttributeError):
         return WindowRecord()

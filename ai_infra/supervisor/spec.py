@@ -53,9 +53,9 @@ def session_file(settings: Settings) -> Path:
     return own if own.exists() else shipped("config/tmux/session.yaml")
 
 
-def load_session(settings: Settings) -> SessionSpec:
-    """Read and check the session file; raises ConfigError with file, line and key."""
-    located = load_yaml(session_file(settings))
+def load_session(settings: Settings, path: Path | None = None) -> SessionSpec:
+    """Read and check the session file (`path`, if given); raises ConfigError with file, line and key."""
+    located = load_yaml(path or session_file(settings))
     if not isinstance(located.value, dict):
         raise located.error("must be a table with session_name and windows")
     located.check_keys(_SESSION_KEYS)

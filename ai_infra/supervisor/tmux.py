@@ -169,6 +169,7 @@ class Tmux:
         made = await self._chain(
             [
                 first,
+                ["set-option", "-w", "-t", name, "remain-on-exit", "on"],
                 *[["set-option", "-t", name, option, value] for option, value in options.items()],
                 # Window 0 must be free for the supervisor whatever base-index the user has.
                 ["move-window", "-s", name, "-t", f"{name}{_SPARE_INDEX}"],
@@ -188,17 +189,24 @@ class Tmux:
     async def add_window(self, session_id: str, window: WindowSpec) -> Pane:
         """Make an empty window with its options set; the process comes by respawn()."""
         form = f"#{{window_id}}{_SEP}#{{pane_id}}{_SEP}#{{pane_pid}}"
-        words = ["new-window", "-d", "-P", "-F", form, "-n", window.name]
         try:
-            made = await self._ok(*words, "-t", f"{session_id}:{window.index}", *_EMPTY)
+            made = await self._new_window(window, f"{session_id}:{window.index}", form)
         except ConnectorError as exc:
             if "in use" not in str(exc):
                 raise
-            made = await self._ok(*words, "-t", f"{session_id}:", *_EMPTY)  # a person's window stands there
+            taken = [int(i) for i in (await self._ok("list-windows", "-t", session_id, "-F", "#I")).split()]
+            made = await self._new_window(
+                window, f"{session_id}:{max(taken) + 1}", form
+            )  # a person's is there
         window_id, pane_id, pid = made.strip().split(_SEP)
-        await self._chain([["set-option", "-w", "-t", window_id, n, v] for n, v in window.options.items()])
-        return Pane(window=window.name, window_id=window_id, pane_id=pane_id, pid=int(pid), dead=False,
+        return Pane(window=window.name, window_id=window_id, pane_id=pane_id, pid=int(pid), dead=True,
                     exit_status=None, exit_signal=None)  # fmt: skip
+
+    async def _new_window(self, window: WindowSpec, place: str, form: str) -> str:
+        """In one call, so that who is killed in the middle leaves no window without its mark."""
+        first = ["new-window", "-d", "-P", "-F", form, "-n", window.name, "-t", place, *_EMPTY]
+        options = [["set-option", "-w", "-t", place, n, v] for n, v in window.options.items()]
+        return await self._chain([first, *options])
 
     async def respawn(self, pane: Pane, argv: Sequence[str], env: Mapping[str, str], cwd: Path) -> None:
         """Put a process into a pane, in place of whatever is there.
@@ -212,7 +220,18 @@ class Tmux:
         await self._chain(
             [
                 ["set-option", "-w", "-t", pane.window_id, "remain-on-exit", "on"],
-                ["respawn-pane", "-k", "-c", str(cwd), "-t", pane.pane_id, "env", "-i", *words, *argv],
+                [
+                    "respawn-pane",
+                    "-k",
+                    "-c",
+                    str(cwd).replace("#", "##"),
+                    "-t",
+                    pane.pane_id,
+                    "env",
+                    "-i",
+                    *words,
+                    *argv,
+                ],
             ]
         )
 
@@ -298,7 +317,8 @@ class Tmux:
 
 
 _SPARE_INDEX = 9999  #: where the window waits that new-session cannot do without
-_EMPTY = ("sleep", "infinity")  #: what a window runs between its making and its respawn
+#: what a window runs between its making and its respawn: nothing, so that whoever finds it starts its process
+_EMPTY = ("true",)
 
 
 def sight_of(listing: str, session: str, home: Path) -> Sight:

@@ -24,6 +24,8 @@ from ai_infra.core.home import Home
 from ai_infra.core.process import ProcessState, last_exit, living_pid, lock_path
 from ai_infra.core.settings import Settings
 from ai_infra.supervisor.ledger import (
+    LEDGER,
+    Ledger,
     LedgerChange,
     WindowRecord,
     after_death,
@@ -182,7 +184,12 @@ class Watcher:
         due: list[float] = []
         async with changing(self._settings.home) as change:
             if not change.ledger.wanted:
-                return None
+                if (self._settings.home.run / LEDGER).exists():
+                    return None
+                self._log(
+                    "ledger_lost", level="warning"
+                )  # `down` leaves one behind: this was not a person's wish
+                change.save(Ledger(wanted=True))
             again = await self._tmux.look()  # somebody may have healed it while we waited for the lock
             if not isinstance(again, Present):
                 return None

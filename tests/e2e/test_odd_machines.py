@@ -11,7 +11,7 @@ import pytest
 
 from ai_infra.testing import wait_until
 from tests.conftest import RedisServer
-from tests.e2e.conftest import SESSION, WINDOWS, Installation, alive
+from tests.e2e.conftest import PROGRAM, SESSION, WINDOWS, Installation, alive
 
 
 def check_life(machine: Installation) -> None:
@@ -40,11 +40,14 @@ def test_a_persons_tmux_conf(machine: Installation, conf: str) -> None:
     check_life(machine)
 
 
-@pytest.mark.parametrize("name", ["a b", "it's", 'say "x"', "a#b", "50%41", "a|b", "$HOME;x", "ü"])
+@pytest.mark.parametrize(
+    "name", ["a b", "it's", 'say "x"', "a#b", "a#(touch pwned)", "a#{pid}", "50%41", "a|b", "$HOME;x", "ü"]
+)
 def test_a_home_with_an_odd_name(machine: Installation, name: str) -> None:
     machine.home = type(machine.home)(machine.root / name)
     machine.env["AI_INFRA_HOME"] = str(machine.home.root)
     check_life(machine)
+    assert not list(machine.root.rglob("pwned"))
 
 
 def test_a_locale_that_is_not_utf_8(machine: Installation) -> None:
@@ -168,3 +171,76 @@ def test_damaged_files_of_the_home_are_made_anew(session: Installation) -> None:
     session.ok("up")
     session.wait_healed("code", session.kill("code"))
     assert session.json("status")["is_well"]
+
+
+def test_an_up_that_is_killed_at_any_moment_is_finished_by_the_next(machine: Installation) -> None:
+    for number in range(8):
+        _kill_up(machine, number)
+        machine.ok("up")
+        assert machine.json("status")["is_well"]
+        assert _panes(machine) == len(WINDOWS)
+        machine.ok("down")
+        assert machine.tmux("list-sessions") == ""
+
+
+def _kill_up(machine: Installation, panes: int) -> None:
+    """Begin `up`, and kill it when there are more than so many panes."""
+    first = machine.start("up")
+    wait_until(lambda: _panes(machine) > panes or first.poll() is not None, 20, "the session grows")
+    first.kill()
+    first.communicate()
+
+
+def _panes(machine: Installation) -> int:
+    return len(machine.tmux("list-panes", "-a", "-F", "#{pane_id}").split())
+
+
+def test_a_person_may_open_windows_of_their_own_in_the_session(session: Installation) -> None:
+    session.tmux("kill-window", "-t", f"{SESSION}:data")
+    session.tmux("new-window", "-d", "-t", f"{SESSION}:2", "-n", "mine", "sleep", "infinity")
+    wait_until(lambda: session.json("status")["is_well"], 20, "data is back, at another index")
+    names = session.tmux("list-windows", "-t", SESSION, "-F", "#{window_name}").split()
+    assert sorted(names) == sorted([*WINDOWS, "mine"])
+
+
+def test_a_ledger_that_was_removed_does_not_end_the_healing(session: Installation) -> None:
+    (session.home.run / "windows.json").unlink()
+    session.wait_healed("code", session.kill("code"), timeout_s=30)
+
+
+def test_a_home_that_was_removed_does_not_hide_the_session_from_down(session: Installation) -> None:
+    pids = [session.pid(window) for window in WINDOWS]
+    subprocess.run(["rm", "-rf", str(session.home.root)], check=True)
+    assert "is down" in session.ok("down")
+    assert session.tmux("list-sessions") == ""
+    wait_until(lambda: not any(alive(pid) for pid in pids if pid), 20, "every process has ended")
+
+
+def test_a_task_cannot_end_what_it_runs_in(session: Installation) -> None:
+    for words in (["down"], ["restart", "code"]):
+        view = session.run("task", "submit", "code", "--attempts", "1", "--wait", "--", "ai-infra", *words)
+        assert view.returncode == 1
+        assert "a task cannot call" in view.stdout
+    assert session.json("status")["is_well"]
+
+
+def test_down_works_while_a_file_of_settings_is_broken(session: Installation) -> None:
+    session.configure("tmux: {socket: [")
+    assert "not valid YAML" in session.fails("status", code=6)
+    session.ok("down")
+    assert session.tmux("list-sessions") == ""
+
+
+@pytest.mark.parametrize("place", ["/dev/full", "closed"])
+def test_output_that_cannot_be_written(session: Installation, place: str) -> None:
+    target = ">&-" if place == "closed" else f"> {place}"
+    done = subprocess.run(
+        ["bash", "-c", f'"{PROGRAM}" status {target}'],
+        env=session.env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "Traceback" not in done.stderr
+    assert "bug" not in done.stderr
+    assert done.returncode == (0 if place == "closed" else 7)
