@@ -38,6 +38,11 @@ def settings_to_stop_with() -> Settings:
         return load_settings(home, {}, own_files=False)
 
 
+def owner_of(settings: Settings) -> str:
+    """Whose tasks stand in a Redis of the user's, so that nobody takes another's; empty for our own Redis."""
+    return "" if settings.embedded_redis else f"{settings.home.root}@{os.uname().nodename}"
+
+
 def program() -> Path:
     """The `ai-infra` of this installation: the one beside the Python that runs this."""
     return Path(sys.prefix) / "bin" / "ai-infra"
@@ -52,7 +57,9 @@ async def engine_now(settings: Settings, wait_s: float = 2.0) -> AsyncIterator[E
     if settings.embedded_redis and not settings.home.redis_socket.exists() and not settings.home.is_full():
         raise NotRunning("the session is not up; `ai-infra up` starts it")
     try:
-        connection = await Connection.open(settings.redis_url, prefix=settings.redis.prefix, wait_s=wait_s)
+        connection = await Connection.open(
+            settings.redis_url, prefix=settings.redis.prefix, wait_s=wait_s, owner=owner_of(settings)
+        )
         engine = Engine(connection)
         try:
             yield engine

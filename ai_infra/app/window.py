@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ai_infra.app.command import program, settings_from_env, take
+from ai_infra.app.command import owner_of, program, settings_from_env, take
 from ai_infra.core import ids
 from ai_infra.core.errors import ConnectorError, ConnectorUnavailable, Exit, NotFound
 from ai_infra.core.events import EventLog
@@ -118,15 +118,15 @@ class Window:
     async def _monitor(self) -> None:
         from ai_infra.dashboard.logs import Recent
         from ai_infra.dashboard.monitor import run_monitor
-        from ai_infra.dashboard.source import EVENTS_SHOWN, monitor_data
+        from ai_infra.dashboard.source import EVENTS_SHOWN, Work, monitor_data
 
         home = self._settings.home
-        log = Recent(home.logs, EVENTS_SHOWN)
+        log, work = Recent(home.logs, EVENTS_SHOWN), Work()
         async with self._connected() as engine, self._beating(engine):
             self._process.ready()
 
             async def read() -> Any:
-                return await monitor_data(await self._take(engine), engine, home, log)
+                return await monitor_data(await self._take(engine), engine, home, log, work)
 
             await run_monitor(read, self._process.stop)
 
@@ -149,7 +149,7 @@ class Window:
                 self._log("redis_serves", pid=server.pid, version=facts.version, durability=facts.durability,
                           socket=str(home.redis_socket))  # fmt: skip
                 self._process.ready()
-                async with self._side(server.watch(lambda: _answers(engine)), "redis-watch"):
+                async with self._side(server.watch(), "redis-watch"):
                     await self._process.stop.wait()
                     if self._process.asked_by == "SIGHUP":  # the whole session ends: the others still need us
                         await self._others_gone()
@@ -234,7 +234,9 @@ class Window:
         redis = self._settings.redis
         while True:
             try:
-                connection = await Connection.open(self._settings.redis_url, prefix=redis.prefix, wait_s=10)
+                connection = await Connection.open(
+                    self._settings.redis_url, prefix=redis.prefix, wait_s=10, owner=owner_of(self._settings)
+                )
                 return Engine(connection)
             except ConnectorUnavailable as exc:
                 self._log("redis_away", level="warning", reason=str(exc))
@@ -338,11 +340,3 @@ def _tmux_around(settings: Settings) -> TmuxSettings:
     """The server whose pane we are in, whatever name the settings have for it."""
     socket = os.environ.get("TMUX", "").rsplit(",", 2)[0]
     return replace(settings.tmux, socket=socket) if socket else settings.tmux
-
-
-async def _answers(engine: Engine) -> bool:
-    try:
-        await engine.connection.command("PING")
-    except ConnectorError:
-        return False
-    return True

@@ -12,6 +12,7 @@ import click
 from ai_infra.app.command import (
     engine_now,
     find_tmux,
+    owner_of,
     program,
     read_snapshot,
     session_of,
@@ -105,7 +106,10 @@ async def _reach_redis(settings: Settings) -> None:
     """A server of the user's must answer before anything is started. Raises ConnectorError, SystemProblem."""
     from ai_infra.connectors.redis import Connection
 
-    (await Connection.open(settings.redis_url, prefix=settings.redis.prefix, wait_s=3)).close()
+    opening = Connection.open(
+        settings.redis_url, prefix=settings.redis.prefix, wait_s=3, owner=owner_of(settings)
+    )
+    (await opening).close()
 
 
 def _attach_words(settings: Settings) -> str:

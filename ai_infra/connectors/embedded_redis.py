@@ -19,17 +19,20 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+from ai_infra.connectors.wire import Address, Reply, Wire, connect
 from ai_infra.core.durable import FileLock, system_problem, write_text
-from ai_infra.core.errors import Conflict, Failed, SystemProblem
+from ai_infra.core.errors import Conflict, ConnectorUnavailable, Failed, SystemProblem
 from ai_infra.core.events import Level
 from ai_infra.core.home import Home
 
 OLDEST = 7
 PING_EVERY_S = 5.0
-HUNG_AFTER_S = 30.0
+PING_WAIT_S = 5.0
+HUNG_AFTER_S = 15.0
 POLL_S = 0.01
 ROOM_EVERY_S = 1.0
 DATA_WAIT_S = 20.0  #: a server that was asked to end may write for a while
+LAST_WORDS_S = 1.0
 _PR_SET_PDEATHSIG = 1
 
 Ping = Callable[[], Awaitable[bool]]
@@ -44,12 +47,23 @@ class EmbeddedRedis:
         self._saying: asyncio.Task[None] | None = None
         self._last_words = ""
         self._data = FileLock(home.redis / "server.lock")
+        self._wire: Wire | None = None  #: of the pings
 
     async def start(self) -> None:
-        """Start the server; it answers when this returns. Raises SystemProblem, Failed."""
+        """Start the server; it answers when this returns, all its data read.
+
+        Raises SystemProblem, Conflict, Failed. May be cancelled; a start that did not succeed leaves nothing.
+        """
         program = find_server()
-        await self._take_data()
-        await self._wait_for_room()
+        try:
+            await self._take_data()
+            await self._wait_for_room()
+            await self._launch(program)
+        except BaseException:
+            await self.stop(0)
+            raise
+
+    async def _launch(self, program: str) -> None:
         with contextlib.suppress(FileNotFoundError):
             self._home.redis_socket.unlink()  # left by a server that was killed
         config = self._home.run / "redis.conf"
@@ -63,7 +77,7 @@ class EmbeddedRedis:
         except OSError as exc:
             raise system_problem(Path(program), exc) from exc
         self._saying = asyncio.create_task(self._pass_on(self._process), name="redis-output")
-        while not self._home.redis_socket.exists():
+        while await self._ping() != "PONG":
             if self._process.returncode is not None:
                 await self._saying
                 raise Failed(f"redis-server did not start: {self._last_words or 'it said nothing'}")
@@ -75,34 +89,51 @@ class EmbeddedRedis:
         assert self._process is not None, "not started"
         return self._process.pid
 
-    async def watch(self, ping: Ping) -> None:
-        """Return never: raises Failed when the server ended, or was killed because it hung."""
+    async def watch(self, ping: Ping | None = None) -> None:
+        """Return never: raises Failed when the server ended, or was killed because it hung.
+
+        It hangs when `ping` (by default one on a connection of its own) had no answer for HUNG_AFTER_S.
+        """
         assert self._process is not None, "not started"
         ended = asyncio.create_task(self._process.wait(), name="redis-ended")
-        silent_s = 0.0
+        answered_s = time.monotonic()
         try:
             while True:
                 done, _ = await asyncio.wait([ended], timeout=PING_EVERY_S)
                 if done:
                     raise Failed(f"redis-server ended ({_how(ended.result())}): {self._last_words}")
-                silent_s = 0.0 if await ping() else silent_s + PING_EVERY_S
-                if silent_s >= HUNG_AFTER_S:
+                if await _in_time((ping or self._is_alive)()):
+                    answered_s = time.monotonic()
+                elif time.monotonic() - answered_s >= HUNG_AFTER_S:
                     self._process.kill()
-                    raise Failed(f"redis-server gave no answer for {silent_s:g} s and was killed")
+                    raise Failed(f"redis-server gave no answer for {HUNG_AFTER_S:g} s and was killed")
         finally:
             ended.cancel()
 
     async def stop(self, wait_s: float) -> None:
         """Ask it to end, and kill it after `wait_s`. What was acknowledged is on disk either way."""
-        if self._process is None or self._process.returncode is not None:
-            return
-        self._process.send_signal(signal.SIGTERM)
         try:
-            async with asyncio.timeout(wait_s):
-                await self._process.wait()
-        except TimeoutError:
-            self._process.kill()
-            await self._process.wait()
+            if self._process is not None and self._process.returncode is None:
+                await _end(self._process, wait_s)
+            if self._saying is not None:  # a child of the server may have its output still
+                await asyncio.wait([self._saying], timeout=LAST_WORDS_S)
+                self._saying.cancel()
+        finally:
+            if self._wire is not None:
+                self._wire.close()
+            self._data.release()
+
+    async def _is_alive(self) -> bool:
+        return await self._ping() is not None  # one that is busy refuses, and lives
+
+    async def _ping(self) -> Reply:
+        """What the server says to a ping; None: nothing."""
+        try:
+            if self._wire is None or not self._wire.is_open:
+                self._wire = await connect(Address(path=str(self._home.redis_socket)))
+            return await self._wire.send(("PING",))
+        except ConnectorUnavailable:
+            return None
 
     async def _take_data(self) -> None:
         """Own the data folder, waiting for a server that ends.
@@ -154,9 +185,12 @@ def find_server() -> str:
 
 def server_version(program: str) -> int:
     """The major version that a redis-server says of itself."""
-    told = subprocess.run(
-        [program, "--version"], capture_output=True, text=True, timeout=10, check=False
-    ).stdout
+    try:
+        told = subprocess.run(
+            [program, "--version"], capture_output=True, text=True, timeout=10, check=False
+        ).stdout
+    except OSError as exc:
+        raise system_problem(Path(program), exc) from exc
     found = re.search(r"v=(\d+)", told)
     if found is None:
         raise SystemProblem(f"{program} --version does not say a version: {told.strip()[:100]!r}")
@@ -192,11 +226,13 @@ def server_config(home: Home) -> str:
 
 
 def plain_words(line: str) -> tuple[Level, str]:
-    """One line of the server's log without its pid and time; no words for its banner.
+    """One line of the server's log without its pid and time; no words for its banner, which is indented.
 
-    What it marks with `#` needs a look; the rest is chatter for the log file.
+    What it marks with `#`, or says before it has a log, needs a look; the rest is chatter for the log file.
     """
     found = re.match(r"\d+:[A-Z] \d+ \w+ \d+ [\d:.]+ ([.\-*#]) (.*)", line.strip())
+    if found is None and re.match(r"[^\s\d]", line):
+        return "warning", line.strip()
     if found is None or "Redis is starting" in line:
         return "debug", ""
     return ("warning" if found[1] == "#" else "debug"), found[2]
@@ -209,6 +245,25 @@ def _quoted(path: Path) -> str:
 def _die_with_parent() -> None:
     """In the child: the kernel ends the server when this process dies, kill -9 included."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+
+
+async def _in_time(ping: Awaitable[bool]) -> bool:
+    try:
+        async with asyncio.timeout(PING_WAIT_S):
+            return await ping
+    except TimeoutError:
+        return False
+
+
+async def _end(process: asyncio.subprocess.Process, wait_s: float) -> None:
+    """Ask a process to end, and kill it after `wait_s`."""
+    ended = asyncio.create_task(process.wait(), name="redis-ends")
+    with contextlib.suppress(ProcessLookupError):  # it has just ended
+        process.send_signal(signal.SIGTERM)
+        # Not asyncio.timeout: in a task that was cancelled before, it does not tell its own end from that.
+        if not (await asyncio.wait([ended], timeout=wait_s))[0]:
+            process.kill()
+    await ended
 
 
 def _how(code: int) -> str:

@@ -9,9 +9,11 @@ from ai_infra.connectors.replies import checked
 from ai_infra.connectors.wire import Reply, Wire
 from ai_infra.core.errors import ConnectorUnavailable
 
+_POP_S = 60.0  #: the server answers nothing after this, if only to show that it is there
+
 
 class Inbox:
-    """A list that one reader blocks on. A pop that was cancelled goes on and is found by the next one.
+    """A list that one reader blocks on. A pop that was cancelled, or timed out, is found by the next one.
 
     Should the connection break in the middle, an element may be lost: what matters must be found again
     elsewhere (tasks are, in `own:`).
@@ -22,28 +24,42 @@ class Inbox:
         self._key = connection.key(name)
         self._wire: Wire | None = None
         self._pending: asyncio.Future[Reply] | None = None
+        self._dead_at = 0.0  #: when the pending pop should long have been answered
 
     async def pop(self, timeout_s: float) -> str | None:
         """The next element, or None after `timeout_s`. Raises ConnectorUnavailable: connection lost."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
-        while (left := deadline - loop.time()) > 0:
-            if self._pending is None:
-                self._wire = self._wire or await self._connection.take_wire()
-                self._pending = self._wire.send(("BLPOP", self._key, max(left, 0.01)))
-            try:
-                async with asyncio.timeout(left + redis.ANSWER_S):
-                    reply = await asyncio.shield(self._pending)
-            except TimeoutError:
+        while True:
+            pending = self._pending or await self._send()
+            # Timed out here, not by the server: it looks at the clock only ten times a second.
+            await asyncio.wait([pending], timeout=min(deadline, self._dead_at) - loop.time())
+            if pending.done():
+                text = self._take(pending)
+                if text is not None:
+                    return text
+            elif loop.time() >= self._dead_at:
                 self.close()
-                raise ConnectorUnavailable("Redis gave no answer to a blocking read") from None
-            except ConnectorUnavailable:
-                self.close()
-                raise
+                raise ConnectorUnavailable("Redis gave no answer to a blocking read")
+            if loop.time() >= deadline:
+                return None
+
+    async def _send(self) -> asyncio.Future[Reply]:
+        self._wire = self._wire or await self._connection.take_wire()
+        self._pending = self._wire.send(("BLPOP", self._key, _POP_S))
+        self._pending.add_done_callback(_looked_at)
+        self._dead_at = asyncio.get_running_loop().time() + _POP_S + self._connection.answer_s
+        return self._pending
+
+    def _take(self, pending: asyncio.Future[Reply]) -> str | None:
+        try:
+            reply = checked(pending.result())
+        except ConnectorUnavailable:
+            self.close()
+            raise
+        finally:
             self._pending = None
-            if checked(reply) is not None:
-                return str(reply[1])
-        return None
+        return None if reply is None else str(reply[1])
 
     def close(self) -> None:
         """Give the connection back, or drop it when a pop is under way."""
@@ -56,3 +72,9 @@ class Inbox:
             return
         pending.cancel()
         self._connection.drop_wire(wire)
+
+
+def _looked_at(pending: asyncio.Future[Reply]) -> None:
+    """A failure that nobody is there to hear of is none: the next pop begins anew."""
+    if not pending.cancelled():
+        pending.exception()

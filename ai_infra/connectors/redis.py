@@ -6,6 +6,7 @@ which a Redis cluster would refuse. Only server time is used, in ms.
     key               type    content                                                        ends
     t:TASK            hash    s state, a agent, p priority, q sequence, n open upstreams,    with retention
                               r needs rule, nd needs, at attempt, mx max attempts, f fence,
+                              ex runs that do not count, ds those that ended by a death,
                               w worker, wf workflow, nm name, dl retry delay ms,
                               ts/rd/st/fi created/ready/started/finished, er error,
                               cb upstream that cancelled it, cx cancel asked: reason,
@@ -28,6 +29,7 @@ which a Redis cluster would refuse. Only server time is used, in ms.
     agents            set     every kind of worker that ever had a task or a worker
     n:AGENT wn:FLOW   hash    how many tasks are in each state but READY and held
     m:AGENT:MINUTE    hash    done failed retried wait_ms run_ms                             after an hour
+    minutes:AGENT     zset    the minutes that have such a hash                              after an hour
     wf:FLOW wt:FLOW   hash, list   header and ts; its tasks in order of submission
     wfs               zset    workflows by the instant they were submitted
     subs sub:SUB      zset, list   submits under way, by deadline; their tasks
@@ -37,14 +39,17 @@ which a Redis cluster would refuse. Only server time is used, in ms.
     timer             string  the instant the ticker has promised to look again
     timer:inbox       list    the ticker blocks on it
     beats beat        zset, hash   process name: instant and payload of its last heartbeat
+    spared            string  the newest beat when the ticker last let ended leases go on
     votes:NAME        hash    who finds that process silent, and since when                  with staleness
     events            stream  every move of a task, trimmed; one field, see `event`
     lock:NAME         string  who may do a thing just now                                    after its time
+    owner             string  the installation whose tasks these are                         2 min after it
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -55,12 +60,18 @@ from typing import Self
 
 from ai_infra.connectors.replies import LibraryMissing, checked
 from ai_infra.connectors.wire import Address, Reply, Wire, Word, connect, parse_address
-from ai_infra.core.errors import Conflict, ConnectorError, ConnectorUnavailable, SystemProblem
+from ai_infra.core.errors import (
+    Conflict,
+    ConnectorError,
+    ConnectorRefused,
+    ConnectorUnavailable,
+    SystemProblem,
+)
 
 DEFAULT_PREFIX = "ai:"
 LIBRARY = "ai_infra"
 #: goes up when a function's arguments, answers or keys change; equals VERSION in engine/tasks.lua
-LIBRARY_VERSION = 1
+LIBRARY_VERSION = 2
 _LIBRARY_FILES = (
     "tasks",
     "queue",
@@ -76,7 +87,7 @@ _LIBRARY_FILES = (
 OLDEST_SERVER = (7, 0)  #: the first with function libraries
 
 _PATIENCE_S = 5.0  #: how long one call goes on trying while the server is away
-ANSWER_S = 30.0  #: how long an answer may take before the connection counts as dead
+ANSWER_S = 30.0  #: the longest that an answer may take before the connection counts as dead
 _PAUSES_S = (0.0, 0.02, 0.05, 0.1, 0.2)  #: between tries; the last one repeats
 
 
@@ -95,11 +106,14 @@ class Connection:
     may be repeated safely. Then ConnectorUnavailable. Blocking pops have connections of their own.
     """
 
-    def __init__(self, address: Address, prefix: str, patience_s: float) -> None:
+    def __init__(self, address: Address, prefix: str, owner: str, wait_s: float) -> None:
         self.address = address
         self.prefix = prefix
+        self.owner = owner
         self.facts = ServerFacts(version="", durability="unknown")
-        self._patience_s = patience_s
+        self.answer_s = min(ANSWER_S, wait_s)  #: how long one answer may take
+        self._patience_s = wait_s
+        self._trouble: ConnectorUnavailable | None = None  #: the last one met
         self._wire: Wire | None = None
         self._connecting = asyncio.Lock()
         self._closed = False
@@ -112,23 +126,36 @@ class Connection:
         address: str,
         *,
         prefix: str = DEFAULT_PREFIX,
+        owner: str = "",
         wait_s: float = 10.0,
         patience_s: float = _PATIENCE_S,
     ) -> Self:
         """Connect, check the server and bring its function library up to date.
 
-        Tries for `wait_s` until it answers. Raises ConnectorUnavailable (no answer in time), SystemProblem
-        (server too old, or set to evict keys) and Conflict (its library is of a newer ai-infra).
+        All of this takes at most `wait_s`, and so does each answer later on. `owner` names the installation
+        (its home and host); without one nobody is kept out. Raises ConnectorUnavailable (no answer in time),
+        SystemProblem (server too old, or set to evict keys) and Conflict (its library is of a newer ai-infra,
+        or another owner was heard of under this prefix in the last two minutes).
         """
-        self = cls(parse_address(address), prefix, wait_s)
+        self = cls(parse_address(address), prefix, owner, wait_s)
         try:
-            self.facts = await self._check_server()
-            await self._ensure_library()
+            async with asyncio.timeout(wait_s):
+                await self._introduce()
+        except TimeoutError:
+            self.close()
+            raise self._trouble or self._silent(wait_s) from None
         except BaseException:
             self.close()
             raise
         self._patience_s = patience_s
         return self
+
+    async def _introduce(self) -> None:
+        self.facts = await self._check_server()
+        await self._ensure_library()
+        if self.owner:
+            with contextlib.suppress(ConnectorRefused):  # it can be read; nothing can be taken from its owner
+                await self.call("own", self.owner)
 
     @property
     def durability(self) -> str:
@@ -168,18 +195,17 @@ class Connection:
                 wire = self._wire
                 if wire is None or not wire.is_open:
                     wire = await self._reconnect()
-                async with asyncio.timeout(ANSWER_S):
+                async with asyncio.timeout(self.answer_s):
                     return checked(await wire.send(words))
             except ConnectorUnavailable as exc:
+                self._trouble = self._named(exc)
                 patience = patience or Patience(self._patience_s)
                 if self._closed or not await patience.pause():
-                    raise self._named(exc) from exc
+                    raise self._trouble from exc
             except TimeoutError as exc:
                 if self._wire is not None:
                     self._wire.close()
-                raise ConnectorUnavailable(
-                    f"Redis at {self.address} gave no answer in {ANSWER_S:.0f} s"
-                ) from exc
+                raise self._silent(self.answer_s) from exc
 
     async def block(self, *words: Word, timeout_s: float) -> Reply:
         """Send a blocking read that the server ends after `timeout_s`; None then. Cancelling it is safe.
@@ -188,11 +214,11 @@ class Connection:
         """
         wire = await self.take_wire()
         try:
-            async with asyncio.timeout(timeout_s + ANSWER_S):
+            async with asyncio.timeout(timeout_s + self.answer_s):
                 reply = checked(await wire.send(words))
         except TimeoutError as exc:
             self.drop_wire(wire)
-            raise ConnectorUnavailable(f"Redis at {self.address} gave no answer") from exc
+            raise self._silent(timeout_s + self.answer_s) from exc
         except BaseException:
             self.drop_wire(wire)
             raise
@@ -224,6 +250,9 @@ class Connection:
         """`name` under the prefix."""
         return self.prefix + name
 
+    def _silent(self, wait_s: float) -> ConnectorUnavailable:
+        return ConnectorUnavailable(f"Redis at {self.address} gave no answer in {wait_s:g} s")
+
     def _named(self, exc: ConnectorUnavailable) -> ConnectorUnavailable:
         text = str(exc)
         return exc if str(self.address) in text else ConnectorUnavailable(f"Redis at {self.address}: {text}")
@@ -232,6 +261,7 @@ class Connection:
         async with self._connecting:
             if self._wire is None or not self._wire.is_open:
                 self._wire = await self._login()
+                self._trouble = None
             return self._wire
 
     async def _login(self) -> Wire:
@@ -239,11 +269,11 @@ class Connection:
             raise ConnectorUnavailable("this connection was closed")
         wire = await connect(self.address)
         try:
-            async with asyncio.timeout(ANSWER_S):
+            async with asyncio.timeout(self.answer_s):
                 await self._greet(wire)
         except TimeoutError as exc:
             wire.close()
-            raise ConnectorUnavailable(f"Redis at {self.address} gave no answer") from exc
+            raise self._silent(self.answer_s) from exc
         except BaseException:
             wire.close()
             raise

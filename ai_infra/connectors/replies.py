@@ -12,6 +12,7 @@ from ai_infra.core.errors import (
     AiInfraError,
     Conflict,
     ConnectorError,
+    ConnectorRefused,
     ConnectorUnavailable,
     NotFound,
 )
@@ -38,10 +39,11 @@ _ERRORS: dict[str, tuple[type[AiInfraError], str]] = {
     "TRYAGAIN": (ConnectorUnavailable, _TRY_AGAIN),
     "MASTERDOWN": (ConnectorUnavailable, _TRY_AGAIN),
     "CLUSTERDOWN": (ConnectorUnavailable, _TRY_AGAIN),
-    "MISCONF": (ConnectorError, "Redis cannot write to its disk, so nothing new is accepted (disk full?)"),
-    "OOM": (ConnectorError, "Redis has used all the memory it may (maxmemory), so nothing new is accepted"),
-    "READONLY": (ConnectorError, "this Redis is a read-only replica; name its master instead"),
-    "NOREPLICAS": (ConnectorError, "Redis refuses writes while its replicas are away"),
+    "UNBLOCKED": (ConnectorUnavailable, "Redis ended a wait"),  # its role changes, or somebody asked it to
+    "MISCONF": (ConnectorRefused, "Redis cannot write to its disk, so nothing new is accepted (disk full?)"),
+    "OOM": (ConnectorRefused, "Redis has used all the memory it may (maxmemory), so nothing new is accepted"),
+    "READONLY": (ConnectorRefused, "this Redis is a read-only replica; name its master instead"),
+    "NOREPLICAS": (ConnectorRefused, "Redis refuses writes while its replicas are away"),
     "NOAUTH": (ConnectorError, "Redis wants a password; put it into the address"),
     "WRONGPASS": (ConnectorError, "Redis refuses the user name or password"),
     "NOPERM": (ConnectorError, "this user of Redis lacks a right that ai-infra needs"),

@@ -28,7 +28,7 @@ def task_detail(task: TaskView, width: int = 80, *, now: datetime | None = None)
         *_said("agent", f"{task.agent} (worker {task.worker})" if task.worker else task.agent, width),
         *_said("workflow", task.spec.workflow or "", width),
         *_said("why", why(task), width),
-        *_said("attempt", f"{task.attempt} of {task.spec.max_attempts}" if task.attempt else "", width),
+        *_said("attempt", f"{task.attempt} of {task.last_attempt}" if task.attempt else "", width),
         *_said("times", _times(task, at), width),
         *_commands(task, result),
         *_checks(result),

@@ -173,7 +173,7 @@ def move_text(task: TaskView, *, colour: bool = False) -> str:
         ink(task.agent, Style.DIM),
         ink("will be tried again" if task.state is State.PENDING else ""),
         ink(duration(took.total_seconds()) if took is not None and task.state in TERMINAL else ""),
-        ink(f"attempt {task.attempt} of {task.spec.max_attempts}" if task.attempt > 1 else "", Style.WARN),
+        ink(f"attempt {task.attempt} of {task.last_attempt}" if task.attempt > 1 else "", Style.WARN),
         ink(task.error.partition("\n")[0] if task.error and task.state is not State.COMPLETED else ""),
     ]
     return join(parts).text(colour=colour)

@@ -8,27 +8,47 @@ from ai_infra.dashboard.machine import read_machine
 from ai_infra.dashboard.monitor import MonitorData
 from ai_infra.supervisor.snapshot import Snapshot
 from ai_infra.tasks.engine import Engine
-from ai_infra.tasks.task import TERMINAL, State
+from ai_infra.tasks.task import TERMINAL, State, TaskView, WorkflowView
 
 RUNNING_SHOWN, ENDED_SHOWN, WORKFLOWS_SHOWN, EVENTS_SHOWN = 20, 10, 8, 40
 
 
-async def monitor_data(
-    snapshot: Snapshot, engine: Engine, home: Home, log: Recent | None = None
-) -> MonitorData:
-    """Tasks that run and those that ended last, open workflows, log entries, the machine.
+class Work:
+    """Tasks that run and those that ended last, and open workflows; read again only when a task has moved."""
 
-    With a `log` kept from frame to frame only its new entries are read. Raises ConnectorUnavailable when
-    Redis is away.
+    def __init__(self) -> None:
+        self.tasks: tuple[TaskView, ...] = ()
+        self.workflows: tuple[WorkflowView, ...] = ()
+        self._newest = ""  #: event that what we hold includes
+
+    async def refresh(self, engine: Engine) -> None:
+        """Bring it up to date. Raises ConnectorUnavailable."""
+        newest = await engine.last_event_id()
+        if newest == self._newest:
+            return
+        running = await engine.list_tasks(state=State.IN_PROGRESS, limit=RUNNING_SHOWN)
+        completed = await engine.list_tasks(state=State.COMPLETED, limit=ENDED_SHOWN)
+        failed = await engine.list_tasks(state=State.FAILED, limit=ENDED_SHOWN)
+        workflows = await engine.list_workflows(limit=WORKFLOWS_SHOWN)
+        self.tasks = (*running, *completed, *failed)
+        self.workflows = tuple(flow for flow in workflows if flow.state not in TERMINAL)
+        self._newest = newest  # from before we read: what moved meanwhile is read in the next frame
+
+
+async def monitor_data(
+    snapshot: Snapshot, engine: Engine, home: Home, log: Recent | None = None, work: Work | None = None
+) -> MonitorData:
+    """Tasks, workflows, log entries, the machine.
+
+    With a `log` and a `work` kept from frame to frame only what is new is read. Raises ConnectorUnavailable
+    when Redis is away.
     """
-    running = await engine.list_tasks(state=State.IN_PROGRESS, limit=RUNNING_SHOWN)
-    completed = await engine.list_tasks(state=State.COMPLETED, limit=ENDED_SHOWN)
-    failed = await engine.list_tasks(state=State.FAILED, limit=ENDED_SHOWN)
-    workflows = await engine.list_workflows(limit=WORKFLOWS_SHOWN)
+    work = work or Work()
+    await work.refresh(engine)
     return MonitorData(
         snapshot=snapshot,
-        tasks=(*running, *completed, *failed),
-        workflows=tuple(flow for flow in workflows if flow.state not in TERMINAL),
+        tasks=work.tasks,
+        workflows=work.workflows,
         events=tuple(log.entries() if log is not None else recent(home.logs, lines=EVENTS_SHOWN)),
         machine=read_machine(home.root),
     )

@@ -57,7 +57,7 @@ def task_table(tasks: Sequence[TaskView], width: int = 80, *, now: datetime | No
 
 
 def _attempt(task: TaskView) -> Line:
-    return ink(f"{task.attempt}/{task.spec.max_attempts}" if task.attempt else "")
+    return ink(f"{task.attempt}/{task.last_attempt}" if task.attempt else "")
 
 
 def _error(task: TaskView) -> Line:

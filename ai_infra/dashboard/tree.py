@@ -82,7 +82,7 @@ def _task_lines(place: Place, now: datetime, width: int) -> list[Line]:
         ink(task.agent, Style.DIM),
         state_line(task.state),
         ink(duration(took.total_seconds()) if took is not None and ran else ""),
-        ink(f"attempt {task.attempt} of {task.spec.max_attempts}" if task.attempt > 1 else "", Style.WARN),
+        ink(f"attempt {task.attempt} of {task.last_attempt}" if task.attempt > 1 else "", Style.WARN),
         ink(place.also, Style.DIM),
     ]
     lines = [ink(place.before, Style.DIM) + join(parts)]

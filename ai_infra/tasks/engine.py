@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from ai_infra.connectors.inbox import Inbox
-from ai_infra.connectors.redis import Connection, Patience
+from ai_infra.connectors.redis import Connection
 from ai_infra.connectors.wire import Word
-from ai_infra.core.errors import ConnectorUnavailable
+from ai_infra.core.errors import ConnectorError, ConnectorUnavailable
 from ai_infra.core.ids import TaskId, WorkflowId, new_id
 from ai_infra.tasks.calls import BLOCK_S, IDS_A_CALL, as_ms, clean
 from ai_infra.tasks.looking import Looking
@@ -25,6 +25,8 @@ from ai_infra.tasks.submit import batches, ordered
 from ai_infra.tasks.task import TaskSpec, WorkflowHeader
 from ai_infra.tasks.views import BeatView, CancelVerdict, read_beats
 from ai_infra.tasks.working import Working
+
+_AWAY_RETRY_S = 0.2
 
 
 class Engine(Working, Looking):
@@ -88,7 +90,8 @@ class Engine(Working, Looking):
     async def retry(self, task: TaskId) -> list[TaskId]:
         """Run a FAILED or CANCELLED task again, and what was cancelled because of it; their ids.
 
-        All attempts are fresh. Raises Conflict in any other state, and while an upstream has not succeeded.
+        It may fail `max_attempts` times anew; the numbers of its runs go on. Raises Conflict in any other
+        state, and while an upstream has not succeeded.
         """
         return list(await self._call("retry", task, new_id("call")))
 
@@ -122,13 +125,12 @@ class Engine(Working, Looking):
             await self._timer.pop(BLOCK_S if delay_s is None else min(delay_s + 0.001, BLOCK_S))
 
     async def run_timers(self) -> None:
-        """Tick for ever, exactly when needed; goes on when Redis is away for a while."""
+        """Tick for ever, exactly when needed; goes on when Redis is away or refuses for a while."""
         while True:
             try:
                 await self.wait_timer(await self.tick())
-            except ConnectorUnavailable:
-                await Patience(1.0).pause()
-                await asyncio.sleep(0.2)
+            except ConnectorError:
+                await asyncio.sleep(_AWAY_RETRY_S)
 
 
 def _read_verdict(reply: Sequence[Any]) -> CancelVerdict:

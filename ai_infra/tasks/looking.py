@@ -43,7 +43,11 @@ class Looking(Calls):
         workflow: WorkflowId | None = None,
         limit: int = 100,
     ) -> list[TaskView]:
-        """Tasks, newest first. Filters look at the newest 20,000 tasks (of that state)."""
+        """Tasks, newest first; those of one terminal state by their end.
+
+        Filters look at the newest 20,000 tasks (of that state): 80 ms of the server, should only the oldest
+        fit.
+        """
         rows = await self._call("list", state or "", agent or "", workflow or "", limit, max(limit, _SCAN))
         return [read_view(row) for row in rows]
 

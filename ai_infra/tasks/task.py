@@ -106,7 +106,7 @@ class TaskSpec:
     env: Mapping[str, str] = field(default_factory=dict)
     priority: int = 5  #: 1-10, 10 is claimed first
     timeout_s: float = 300.0  #: of one attempt
-    max_attempts: int = 4  #: the first run and three retries
+    max_attempts: int = 4  #: the first run and three retries; runs cut short by a death do not count
     needs: tuple[TaskId, ...] = ()
     needs_rule: NeedsRule = NeedsRule.ALL_SUCCEEDED
     workflow: WorkflowId | None = None
@@ -133,7 +133,7 @@ class TaskView:
 
     spec: TaskSpec
     state: State
-    attempt: int  #: runs begun, this one included; 0 before the first
+    attempt: int  #: runs begun, this one included; 0 before the first; see `last_attempt`
     worker: WorkerId | None  #: who holds it, or held it last
     created_at: datetime
     ready_at: datetime | None
@@ -143,6 +143,13 @@ class TaskView:
     result: dict[str, Any] | None  #: what the last attempt handed in
     open_needs: int  #: upstreams that have not ended
     waits: tuple[TaskId, ...]  #: their ids
+    excused: int = 0  #: runs that count against no limit: cut short, or before a person said retry
+    deaths: int = 0  #: runs that ended with their worker
+
+    @property
+    def last_attempt(self) -> int:
+        """The number of the last run, should all that come fail."""
+        return self.excused + self.spec.max_attempts
 
     @property
     def id(self) -> TaskId:

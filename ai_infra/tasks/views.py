@@ -108,7 +108,9 @@ def read_claim(reply: Sequence[Any], worker: WorkerId) -> Claim:
 
 def read_view(row: Sequence[Any]) -> TaskView:
     """From `view`."""
-    spec, state, attempt, worker, created, ready, started, finished, error, result, waits = row
+    spec, state, attempt, worker, created, ready, started, finished, error, result, waits, excused, deaths = (
+        row
+    )
     return TaskView(
         spec=load_spec(spec),
         state=State(state),
@@ -122,6 +124,8 @@ def read_view(row: Sequence[Any]) -> TaskView:
         result=None if result is None else json.loads(result),
         open_needs=len(waits),
         waits=tuple(waits),
+        excused=int(excused),
+        deaths=int(deaths),
     )
 
 

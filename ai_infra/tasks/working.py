@@ -138,7 +138,7 @@ class Working(Calls):
         return State(state), self._answered(reply, spec.agent, claim.worker, lease_s)
 
     async def give_back(self, claim: Claim) -> None:
-        """Return a task undone: READY again, the attempt not counted. The worker is not idle any more."""
+        """Return a task undone: READY again; the run does not count. The worker is not idle any more."""
         try:
             await self._call("give_back", claim.spec.id, claim.worker, claim.fence)
         except (Conflict, NotFound):
@@ -149,8 +149,9 @@ class Working(Calls):
     async def release(self, worker: WorkerId, *, reason: str, count_attempt: bool = True) -> list[TaskId]:
         """Take back everything a dead worker held, at once; the ids. Twice is harmless.
 
-        The tasks are READY; FAILED when out of attempts; CANCELLED when that was asked. An attempt that had
-        not begun does not count. The worker is not handed anything any more.
+        The tasks are READY, or CANCELLED when that was asked. A run without an outcome counts against no
+        limit of attempts; but a task whose workers died (`count_attempt`) five times is FAILED. The worker is
+        not handed anything any more.
         """
         self._forget(worker)
         return list(await self._call("release", worker, clean(reason), int(count_attempt)))
@@ -170,10 +171,17 @@ class Working(Calls):
         """Say that process `name` lives, and renew the leases of `worker`; what it must know comes back.
 
         A name is in `suspects` when the beats of most live processes found it older than `stale_s`.
+        Raises Conflict when the Redis has become another installation's.
         """
         before = set(self._held.get(worker, ())) if worker else set()
         owned, cancelled, suspects, at = await self._call(
-            "beat", name, worker or "", dump_json(dict(payload or {})), as_ms(lease_s), as_ms(stale_s)
+            "beat",
+            name,
+            worker or "",
+            dump_json(dict(payload or {})),
+            as_ms(lease_s),
+            as_ms(stale_s),
+            self.connection.owner,
         )
         after = self._held.get(worker, {}) if worker else {}
         lost = (before & after.keys()) - set(owned)
@@ -194,8 +202,15 @@ class Working(Calls):
             return None
         claim = read_claim(reply, worker)
         self._idle.pop(worker, None)
-        self._held.setdefault(worker, {})[claim.spec.id] = claim.fence
-        return claim
+        return claim if self._take(claim.spec.id, claim.fence, worker) else None
+
+    def _take(self, task: TaskId, fence: int, worker: WorkerId) -> bool:
+        """Note what a worker was given; False for what it had already: two answers may tell of one claim."""
+        held = self._held.setdefault(worker, {})
+        if held.get(task, 0) >= fence or (task, fence) in self._ended:
+            return False
+        held[task] = fence
+        return True
 
     def _drop(self, claim: Claim) -> None:
         held = self._held.get(claim.worker, {})
@@ -220,10 +235,8 @@ class Working(Calls):
 
     def _read_hand_over(self, data: Mapping[str, Any], worker: WorkerId) -> Notice | None:
         spec = load_spec(json.dumps(data["spec"]))
-        held = self._held.setdefault(worker, {})
-        if held.get(spec.id, 0) >= data["fence"] or (spec.id, data["fence"]) in self._ended:
+        if not self._take(spec.id, data["fence"], worker):
             return None  # claim() gave it already
-        held[spec.id] = data["fence"]
         self._idle.pop(worker, None)
         claim = Claim(
             spec=spec, attempt=data["attempt"], fence=data["fence"], worker=worker, state=State.ASSIGNED

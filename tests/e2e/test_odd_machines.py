@@ -244,3 +244,17 @@ def test_output_that_cannot_be_written(session: Installation, place: str) -> Non
     assert "Traceback" not in done.stderr
     assert "bug" not in done.stderr
     assert done.returncode == (0 if place == "closed" else 7)
+
+
+def test_two_installations_do_not_share_one_redis_unseen(
+    machine: Installation, own_redis: RedisServer
+) -> None:
+    shared = {"AI_INFRA_REDIS_URL": f"unix://{own_redis.address}"}
+    second = {"AI_INFRA_HOME": str(machine.root / "second"), "AI_INFRA_TMUX_SESSION": "second"}
+    machine.ok("up", **shared)
+    told = machine.fails("up", code=5, **shared, **second)
+    assert "another installation" in told
+    assert "redis.prefix" in told
+    machine.ok("up", **shared, **second, AI_INFRA_REDIS_PREFIX="second:")
+    machine.ok("task", "submit", "code", "--wait", "--", "true")
+    machine.ok("down", **second)

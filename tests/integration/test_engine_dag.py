@@ -178,7 +178,8 @@ class TestRetry:
             await e.finish(await claimed(e), BAD)
             assert sorted(await e.retry(TaskId("a"))) == ["a", "b", "c"]
             view = await e.get(TaskId("a"))
-            assert (view.state, view.attempt, view.error, view.result) == (S.READY, 0, None, None)
+            assert (view.state, view.attempt, view.error, view.result) == (S.READY, 1, None, None)
+            assert view.last_attempt == 2
             assert await work_off(e) == ["a", "b", "x", "c"]
 
         run(redis_server.address, body)
@@ -247,6 +248,6 @@ class TestRetry:
             assert await e.claim(CODE, W2, 30) is None
             await e.retry(TaskId("a"))
             given = await handed(e, W2, 2)
-            assert given.attempt == 1
+            assert given.attempt == 2
 
         run(redis_server.address, body)

@@ -26,6 +26,7 @@ from ai_infra.core.errors import (
     ConfigError,
     Conflict,
     ConnectorError,
+    ConnectorRefused,
     ConnectorUnavailable,
     NotFound,
     SystemProblem,
@@ -320,11 +321,16 @@ class TestErrors:
             ("ERR max number of clients reached", ConnectorUnavailable, "not ready"),
             ("MASTERDOWN Link with MASTER is down", ConnectorUnavailable, "not ready"),
             ("CLUSTERDOWN The cluster is down", ConnectorUnavailable, "not ready"),
+            ("UNBLOCKED force unblock, instance state changed", ConnectorUnavailable, "ended a wait"),
             ("TRYAGAIN Multiple keys request", ConnectorUnavailable, "not ready"),
-            ("MISCONF Errors writing to the AOF file: No space left on device", ConnectorError, "disk full?"),
-            ("OOM command not allowed when used memory > 'maxmemory'.", ConnectorError, "maxmemory"),
-            ("READONLY You can't write against a read only replica.", ConnectorError, "replica"),
-            ("NOREPLICAS Not enough good replicas to write.", ConnectorError, "replicas"),
+            (
+                "MISCONF Errors writing to the AOF file: No space left on device",
+                ConnectorRefused,
+                "disk full?",
+            ),
+            ("OOM command not allowed when used memory > 'maxmemory'.", ConnectorRefused, "maxmemory"),
+            ("READONLY You can't write against a read only replica.", ConnectorRefused, "replica"),
+            ("NOREPLICAS Not enough good replicas to write.", ConnectorRefused, "replicas"),
             ("NOAUTH Authentication required.", ConnectorError, "password"),
             ("WRONGPASS invalid username-password pair", ConnectorError, "password"),
             ("NOPERM User x has no permissions", ConnectorError, "right"),
@@ -388,3 +394,18 @@ class TestErrors:
         assert str(address) == "rediss://host:7000/2"
         assert "p@ss" not in repr(address)
         assert parse_address("/run/r.sock").path == "/run/r.sock"
+
+
+def test_one_claim_that_two_answers_tell_of_is_given_once(redis_server: RedisServer) -> None:
+    """claim(), and the question after a lost notice, may be under way at the same time."""
+
+    async def body(engine: Engine) -> None:
+        for number in range(20):
+            await engine.submit([task(f"twice-{number}")])
+            asked = await asyncio.gather(engine.claim(CODE, W1, 30), engine._ask_again(W1))
+            claims = [asked[0], asked[1].claim if asked[1] else None]
+            given = [claim for claim in claims if claim is not None]
+            assert len(given) == 1
+            await engine.finish(given[0], OK)
+
+    run(redis_server.address, body)

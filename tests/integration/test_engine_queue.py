@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import re
 import time
 from typing import Any
 
@@ -14,6 +15,7 @@ from engine_kit import BAD, CODE, OK, W1, W2, claimed, engine_on, handed, run, s
 from ai_infra.connectors.redis import library
 from ai_infra.core.errors import Conflict, DeadlinePassed, NotFound, UsageError
 from ai_infra.core.ids import AgentName, TaskId, WorkerId, WorkflowId
+from ai_infra.dashboard.source import Work
 from ai_infra.tasks.engine import Engine
 from ai_infra.tasks.task import MOVES, NeedsRule, Outcome, State, WorkflowHeader
 from ai_infra.testing import wait_until_async
@@ -324,25 +326,58 @@ class TestLeases:
 
     def test_poison_ends_as_a_dead_letter(self, redis_server: Any) -> None:
         async def body(e: Engine) -> None:
-            await e.submit([task("a", max_attempts=3)])
-            for n in range(3):
+            await e.submit([task("a", max_attempts=1)])
+            for n in range(5):
                 claim = await claimed(e, WorkerId(f"code.{n}"))
                 assert claim.attempt == n + 1
                 await e.release(claim.worker, reason="killed by signal 9")
             view = await e.get(TaskId("a"))
             assert view.state is S.FAILED
-            assert view.error == "killed by signal 9 in attempt 3 of 3"
+            assert view.error == "poison: its worker died 5 times; the last time: killed by signal 9"
+            await e.retry(TaskId("a"))
+            assert (await e.get(TaskId("a"))).deaths == 0
+            await e.release((await claimed(e)).worker, reason="killed by signal 9")
+            assert (await e.get(TaskId("a"))).state is S.READY
 
         run(redis_server.address, body)
 
-    def test_give_back_and_uncounted_release(self, redis_server: Any) -> None:
+    @pytest.mark.parametrize("how", ["death", "lease", "retired", "stopped", "given back"])
+    def test_a_run_without_an_outcome_uses_up_no_attempt(self, redis_server: Any, how: str) -> None:
         async def body(e: Engine) -> None:
-            await e.submit([task("a", max_attempts=1)])
-            await e.give_back(await claimed(e))
-            await claimed(e)
-            assert await e.release(W1, reason="drain", count_attempt=False) == ["a"]
-            assert await e.release(W1, reason="drain", count_attempt=False) == []
-            assert (await claimed(e)).attempt == 1
+            await e.submit([task("a", max_attempts=2)])
+            claim = await claimed(e)
+            if how == "death":
+                assert await e.release(W1, reason="killed by signal 9") == ["a"]
+                assert await e.release(W1, reason="killed by signal 9") == []
+            elif how == "lease":
+                await e.connection.command("ZADD", "ai:lease", 1, "a")
+                await e.tick()
+            elif how == "retired":
+                assert await e.retire_older(CODE, W2) == ["a"]
+            elif how == "stopped":
+                assert await e.release(W1, reason="stopped", count_attempt=False) == ["a"]
+            else:
+                await e.give_back(claim)
+            view = await e.get(TaskId("a"))
+            assert (view.state, view.deaths) == (S.READY, int(how not in ("stopped", "given back")))
+            for attempt, end in ((2, S.PENDING), (3, S.FAILED)):  # two that count, and no number twice
+                claim = await claimed(e)
+                assert claim.attempt == attempt
+                assert (await e.get(TaskId("a"))).last_attempt == 3
+                assert (await e.finish(claim, Outcome(ok=False, error="x")))[0] is end
+                await e.tick()
+
+        run(redis_server.address, body)
+
+    def test_the_delay_of_a_retry_does_not_grow_with_deaths(self, redis_server: Any) -> None:
+        async def body(e: Engine) -> None:
+            await e.submit([task("a", retry_delay_s=1.0)])
+            for _ in range(4):
+                await e.release((await claimed(e)).worker, reason="killed by signal 9")
+            await e.finish(await claimed(e), Outcome(ok=False, error="x"))
+            due = await e.tick()
+            assert due is not None
+            assert due <= 1
 
         run(redis_server.address, body)
 
@@ -690,6 +725,68 @@ class TestLooking:
 
         run(redis_server.address, body)
 
+    def test_the_last_that_ended_come_first(self, redis_server: Any) -> None:
+        async def body(e: Engine) -> None:
+            await e.submit([task("old"), task("new")])
+            old, new = await claimed(e), await claimed(e)
+            await e.finish(new, OK)
+            await wait_until_async(lambda: _later_than(e, "new"), 2, "the next ms")
+            await e.finish(old, OK)
+            assert [v.id for v in await e.list_tasks(state=S.COMPLETED)] == ["old", "new"]
+            assert [v.id for v in await e.list_tasks(state=S.COMPLETED, limit=1)] == ["old"]
+
+        run(redis_server.address, body)
+
+    def test_looks_at_no_more_than_it_shows(self, redis_server: Any) -> None:
+        async def body(e: Engine) -> None:
+            await e.submit([task(f"t{i:04}") for i in range(1500)])
+            await e.claim(AgentName("qa"), WorkerId("qa.1"), 30)
+            for agent, states_, reads in (
+                (None, None, 10), (None, S.PENDING, 0), (CODE, None, 10),
+                (AgentName("qa"), None, 0), (AgentName("qa"), S.COMPLETED, 0), (AgentName("none"), None, 0),
+            ):  # fmt: skip
+                await e.connection.command("CONFIG", "RESETSTAT")
+                await e.list_tasks(agent=agent, state=states_, limit=10)
+                assert await _calls(e, "hmget") == 2 * reads, (agent, states_)
+            assert len(await e.list_tasks(limit=1000)) == 1000
+            assert [v.id for v in await e.list_tasks(limit=401)][-1] == "t1099"
+
+        run(redis_server.address, body)
+
+    def test_counting_an_idle_agent_reads_no_minutes(self, redis_server: Any) -> None:
+        async def body(e: Engine) -> None:
+            await e.submit([task("a")])
+            await e.connection.command("CONFIG", "RESETSTAT")
+            assert (await e.counts())[CODE].hour_done == 0
+            assert await _calls(e, "hmget") == 0
+            await work_off(e)
+            await e.connection.command("CONFIG", "RESETSTAT")
+            assert (await e.counts())[CODE].hour_done == 1
+            assert await _calls(e, "hmget") <= 2
+
+        run(redis_server.address, body)
+
+    def test_the_monitor_reads_work_again_only_when_it_moved(self, redis_server: Any) -> None:
+        async def body(e: Engine) -> None:
+            work = Work()
+            await e.submit(
+                [task("a", workflow=WorkflowId("w"))], workflow=WorkflowHeader(id=WorkflowId("w"), name="w")
+            )
+            await work.refresh(e)
+            assert ([t.id for t in work.tasks], len(work.workflows)) == ([], 1)
+            claim = await claimed(e)
+            await work.refresh(e)
+            assert [t.id for t in work.tasks] == ["a"]
+            await e.connection.command("CONFIG", "RESETSTAT")
+            await work.refresh(e)
+            assert await _calls(e, "fcall") == 0
+            await e.finish(claim, OK)
+            await work.refresh(e)
+            assert [t.state for t in work.tasks] == [S.COMPLETED]
+            assert work.workflows == ()
+
+        run(redis_server.address, body)
+
     def test_counts(self, redis_server: Any) -> None:
         async def body(e: Engine) -> None:
             await e.submit(
@@ -708,6 +805,19 @@ class TestLooking:
             assert n.hour_mean_wait_s is not None
 
         run(redis_server.address, body)
+
+
+async def _later_than(e: Engine, name: str) -> bool:
+    ended = (await e.get(TaskId(name))).finished_at
+    seconds, micros = await e.connection.command("TIME")
+    assert ended is not None
+    return int(seconds) * 1000 + int(micros) // 1000 > round(ended.timestamp() * 1000)
+
+
+async def _calls(e: Engine, command: str) -> int:
+    """How often the server ran a command since the last RESETSTAT."""
+    found = re.search(rf"cmdstat_{command}:calls=(\d+)", await e.connection.command("INFO", "commandstats"))
+    return int(found[1]) if found else 0
 
 
 def test_library_code_carries_its_digest() -> None:

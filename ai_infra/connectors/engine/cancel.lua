@@ -56,13 +56,13 @@ local function standing(t)
 end
 
 local function reopen(t, open, token)
-  call('HDEL', P .. 't:' .. t.id, 'cb', 'cx', 'er', 'df', 'st', 'fi', 'ck')
+  call('HDEL', P .. 't:' .. t.id, 'cb', 'cx', 'er', 'df', 'st', 'fi', 'ck', 'ds')
   call('DEL', P .. 'r:' .. t.id)
-  t.cb, t.cx, t.at, t.st, t.n = nil, nil, 0, 0, open
+  t.cb, t.cx, t.st, t.n = nil, nil, 0, open
   if open == 0 then
-    make_ready(t, 'retry', 'at', 0, 'n', 0, 'rk', token)
+    make_ready(t, 'retry', 'ex', t.at, 'n', 0, 'rk', token)
   else
-    move(t, 'BLOCKED', 'retry', 'at', 0, 'n', open, 'rk', token)
+    move(t, 'BLOCKED', 'retry', 'ex', t.at, 'n', open, 'rk', token)
   end
 end
 

@@ -52,9 +52,20 @@ local function add(key, field, number)
   if number > 0 then call('HINCRBY', key, field, int(number)) end
 end
 
+-- Which minutes have statistics: reading the last hour costs nothing where there are none.
+local function note_minute(agent, minute)
+  local key = P .. 'minutes:' .. agent
+  call('ZADD', key, int(minute), int(minute))
+  call('ZREMRANGEBYSCORE', key, '-inf', int(minute - 60))
+  call('EXPIRE', key, HOUR_S + 120)
+end
+
 local function measure(t, field)
   local key = P .. 'm:' .. t.a .. ':' .. int(math.floor(NOW / 60000))
-  if call('HINCRBY', key, field, 1) == 1 then call('EXPIRE', key, HOUR_S + 120) end
+  if call('HINCRBY', key, field, 1) == 1 then
+    call('EXPIRE', key, HOUR_S + 120)
+    note_minute(t.a, math.floor(NOW / 60000))
+  end
   if t.st > 0 then
     add(key, 'wait_ms', t.st - t.rd)
     add(key, 'run_ms', NOW - t.st)
@@ -68,18 +79,21 @@ local function end_task(t, state, reason, ...)
   return cancelled
 end
 
--- The worker is gone or gives up its hold: back to the queue, or to the dead letters when out of attempts.
--- An attempt that never began does not count.
-local function give_back(t, reason, counts)
-  local text = reason
+-- The worker is gone (`died`) or gives up its hold: back to the queue. A run without an outcome is no failure of the
+-- task and counts against no limit, but keeps its number: no two runs share one. Only too many deaths end it.
+local function give_back(t, reason, died)
   if t.cx then return end_task(t, 'CANCELLED', t.cx, 'er', 'cancelled: ' .. t.cx) end
-  if t.s == 'ASSIGNED' or not counts then
-    t.at = t.at - 1
-  elseif t.at >= t.mx then
-    measure(t, 'failed')
-    return end_task(t, 'FAILED', text, 'er', text .. ' in attempt ' .. t.at .. ' of ' .. t.mx)
+  if t.s == 'ASSIGNED' then
+    t.at = t.at - 1 -- it never began
+  else
+    call('HINCRBY', P .. 't:' .. t.id, 'ex', 1)
+    local deaths = died and call('HINCRBY', P .. 't:' .. t.id, 'ds', 1) or 0
+    if deaths >= MAX_DEATHS then
+      measure(t, 'failed')
+      return end_task(t, 'FAILED', reason, 'er', 'poison: its worker died ' .. deaths .. ' times; the last time: ' .. reason)
+    end
   end
-  make_ready(t, text, 'at', t.at, 'er', text)
+  make_ready(t, reason, 'at', t.at, 'er', reason)
 end
 
 local function forget_worker(worker, agent)
@@ -88,12 +102,12 @@ local function forget_worker(worker, agent)
   call('HDEL', P .. 'workers', worker)
 end
 
-local function release(worker, reason, counts)
+local function release(worker, reason, died)
   local text = call('HGET', P .. 'workers', worker)
   if text then forget_worker(worker, string.match(text, '^%S+')) end
   call('DEL', P .. 'inbox:' .. worker)
   local ids = call('SMEMBERS', P .. 'own:' .. worker)
   table.sort(ids)
-  for _, id in ipairs(ids) do give_back(load(id), reason, counts) end
+  for _, id in ipairs(ids) do give_back(load(id), reason, died) end
   return ids
 end

@@ -24,7 +24,7 @@ local FUNCTIONS = {
   { 'submit', submit, {} }, { 'commit', commit, WORKS }, { 'abort', abort, WORKS },
   { 'claim', claim, WORKS }, { 'recover', recover, READS }, { 'start', start, WORKS }, { 'finish', finish, WORKS },
   { 'give_back', return_task, WORKS }, { 'release', release_worker, WORKS }, { 'retire', retire, WORKS },
-  { 'tick', tick, WORKS }, { 'beat', beat, WORKS }, { 'forget_beat', forget_beat, WORKS },
+  { 'tick', tick, WORKS }, { 'beat', beat, WORKS }, { 'own', take_over, WORKS }, { 'forget_beat', forget_beat, WORKS },
   { 'cancel', cancel, WORKS }, { 'cancel_workflow', cancel_workflow, WORKS }, { 'retry', retry, WORKS },
   { 'watch', watch, WORKS }, { 'unwatch', unwatch, WORKS },
 }

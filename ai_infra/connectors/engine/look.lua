@@ -37,11 +37,11 @@ local function open_needs(t)
 end
 
 local function view(id)
-  local v = call('HMGET', P .. 't:' .. id, 's', 'at', 'w', 'ts', 'rd', 'st', 'fi', 'er', 'nd')
+  local v = call('HMGET', P .. 't:' .. id, 's', 'at', 'w', 'ts', 'rd', 'st', 'fi', 'er', 'nd', 'ex', 'ds')
   if not v[1] then return nil end
   local waits = (v[1] == 'BLOCKED' or v[1] == 'PENDING') and open_needs(v[9]) or {}
   return { call('GET', P .. 'p:' .. id), v[1], v[2], v[3], v[4], v[5], v[6], v[7], v[8],
-    call('GET', P .. 'r:' .. id), waits }
+    call('GET', P .. 'r:' .. id), waits, v[10] or 0, v[11] or 0 }
 end
 
 local function views(ids)
@@ -73,29 +73,50 @@ local function sources(state, agent)
   return out
 end
 
-local function candidates(state, agent, workflow, scan)
-  if workflow ~= '' then return call('LRANGE', P .. 'wt:' .. workflow, 0, -1) end
-  local ids = {}
-  for _, name in ipairs(sources(state, agent)) do
-    for _, id in ipairs(call('ZREVRANGE', P .. name, 0, scan - 1)) do ids[#ids + 1] = id end
+-- Indexes that are in the order of a listing: by sequence, or by the end.
+local IN_ORDER = { [''] = true, BLOCKED = true, COMPLETED = true, FAILED = true, CANCELLED = true }
+local PAGE = 200
+
+-- Calls `visit` with ids until it answers true, or `scan` ids of each index were seen.
+local function each_candidate(state, agent, workflow, scan, visit)
+  if workflow ~= '' then
+    for _, id in ipairs(call('LRANGE', P .. 'wt:' .. workflow, 0, -1)) do visit(id) end
+    return
   end
-  return ids
+  for _, name in ipairs(sources(state, agent)) do
+    for first = 0, scan - 1, PAGE do
+      local ids = call('ZREVRANGE', P .. name, first, math.min(first + PAGE, scan) - 1)
+      for _, id in ipairs(ids) do
+        if visit(id) then return end
+      end
+      if #ids < PAGE then break end
+    end
+  end
+end
+
+-- Whether this agent surely has no such task; READY and held ones are not counted, but soon looked through.
+local function has_none(state, agent)
+  if agent == '' then return false end
+  if state == '' then return call('EXISTS', P .. 'n:' .. agent) == 0 end
+  return not UNCOUNTED[state] and tonumber(call('HGET', P .. 'n:' .. agent, state) or 0) == 0
 end
 
 -- args: state or '', agent or '', workflow or '', limit, most tasks to look at
 local function list(keys, args)
   begin(keys)
-  local found = {}
-  for _, id in ipairs(candidates(args[1], args[2], args[3], tonumber(args[5]))) do
+  local state, agent, limit = args[1], args[2], tonumber(args[4])
+  if has_none(state, agent) then return {} end
+  local found, in_order = {}, args[3] == '' and IN_ORDER[state]
+  each_candidate(state, agent, args[3], tonumber(args[5]), function(id)
     local v = call('HMGET', P .. 't:' .. id, 's', 'a', 'q')
-    if v[1] and (args[1] == '' or v[1] == args[1]) and (args[2] == '' or v[2] == args[2]) then
+    if v[1] and (state == '' or v[1] == state) and (agent == '' or v[2] == agent) then
       found[#found + 1] = { id, tonumber(v[3]) }
-      if args[1] == '' and args[3] == '' and #found == tonumber(args[4]) then break end -- in order already
+      return in_order and #found == limit
     end
-  end
-  table.sort(found, function(x, y) return x[2] > y[2] end)
+  end)
+  if not in_order then table.sort(found, function(x, y) return x[2] > y[2] end) end
   local ids = {}
-  for i = 1, math.min(#found, tonumber(args[4])) do ids[i] = found[i][1] end
+  for i = 1, math.min(#found, limit) do ids[i] = found[i][1] end
   return views(ids)
 end
 
@@ -151,9 +172,9 @@ local function list_workflows(keys, args)
 end
 
 local function last_hour(agent)
-  local sum, minute = { 0, 0, 0, 0, 0 }, math.floor(NOW / 60000)
-  for back = 0, 59 do
-    local v = call('HMGET', P .. 'm:' .. agent .. ':' .. int(minute - back), 'done', 'failed', 'retried', 'wait_ms', 'run_ms')
+  local sum, first = { 0, 0, 0, 0, 0 }, math.floor(NOW / 60000) - 59
+  for _, minute in ipairs(call('ZRANGEBYSCORE', P .. 'minutes:' .. agent, int(first), '+inf')) do
+    local v = call('HMGET', P .. 'm:' .. agent .. ':' .. minute, 'done', 'failed', 'retried', 'wait_ms', 'run_ms')
     for i = 1, 5 do sum[i] = sum[i] + tonumber(v[i] or 0) end
   end
   return sum

@@ -6,7 +6,7 @@
 -- The files of this folder are one library, joined in the order that redis.py names; this is the first.
 -- A script is not rolled back: every function checks first, then writes.
 
-local VERSION = 1
+local VERSION = 2
 local DIGEST = '@DIGEST@'
 local EVENTS_KEPT = 20000
 local SEEN_MS = 30000 -- an idle worker unheard of for longer is handed nothing
@@ -14,6 +14,8 @@ local SUBMIT_MS = 600000 -- a submit not completed in this time is undone
 local COMMIT_MS = 5000 -- a commit not completed in this time is completed by tick()
 local HOUR_S = 3600
 local MAX_DELAY_MS = 60000
+local MAX_DEATHS = 5 -- a task that this many workers died of is their cause
+local OWNED_MS = 120000 -- an installation unheard of for longer has left
 local CHUNK = 500
 
 local call -- redis.call, which is not there yet while the library is loaded

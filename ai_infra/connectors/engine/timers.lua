@@ -1,6 +1,32 @@
 -- Timers (leases, retries, submits) and heartbeats.
 
+-- While Redis, or all who use it, were away, nobody could renew: a lease that ran out in such a silence says nothing
+-- of its holder. Whoever comes first afterwards gives one more term to those that ran out or soon would.
+local function spare_leases(newest)
+  local silence, spared = NOW - tonumber(newest), false
+  for _, id in ipairs(call('ZRANGEBYSCORE', P .. 'lease', '-inf', int(NOW + silence))) do
+    local lease_ms = lease_of(call('HGET', P .. 't:' .. id, 'w'))
+    if silence > lease_ms / 2 and tonumber(call('ZSCORE', P .. 'lease', id)) < NOW + lease_ms / 2 then
+      call('ZADD', P .. 'lease', int(NOW + lease_ms), id)
+      spared = true
+    end
+  end
+  return spared
+end
+
+local function newest_beat()
+  return call('ZRANGE', P .. 'beats', -1, -1, 'WITHSCORES')[2]
+end
+
+-- The ticker spares once in a silence: if nobody beats in the term that it gave, the holders are gone.
+local function spare_once()
+  local newest = newest_beat()
+  if not newest or call('GET', P .. 'spared') == newest then return end
+  if spare_leases(newest) then call('SET', P .. 'spared', newest) end
+end
+
 local function expire_leases()
+  spare_once()
   local ids = call('ZRANGEBYSCORE', P .. 'lease', '-inf', NOW_TEXT, 'LIMIT', 0, CHUNK)
   for _, id in ipairs(ids) do
     local t = load(id)
@@ -105,9 +131,30 @@ local function suspects(caller, previous, stale_ms)
   return out
 end
 
--- args: name, worker or '', payload, lease ms, stale ms
+-- The tasks under a prefix belong to one installation: another would release them as if its own workers had died.
+local function own(owner)
+  if not owner or owner == '' then return end
+  local holder = call('GET', P .. 'owner')
+  if holder and holder ~= owner then
+    return conflict('another installation (' .. holder .. ") uses this Redis with prefix '" .. P
+      .. "'; give this one another redis.prefix")
+  end
+  if call('PTTL', P .. 'owner') < OWNED_MS / 2 then call('SET', P .. 'owner', owner, 'PX', OWNED_MS) end
+end
+
+-- args: owner
+local function take_over(keys, args)
+  begin(keys)
+  return own(args[1]) or 'OK'
+end
+
+-- args: name, worker or '', payload, lease ms, stale ms, owner or ''
 local function beat(keys, args)
   begin(keys)
+  local refused = own(args[6])
+  if refused then return refused end
+  local newest = newest_beat()
+  if newest then spare_leases(newest) end
   local previous = tonumber(call('ZSCORE', P .. 'beats', args[1]) or nil)
   call('ZADD', P .. 'beats', NOW_TEXT, args[1])
   call('HSET', P .. 'beat', args[1], args[3])

@@ -51,12 +51,13 @@ local function start(keys, args)
 end
 
 local function retry_or_fail(t, error, reason, retry)
-  if not retry or t.at >= t.mx then
+  local v = call('HMGET', P .. 't:' .. t.id, 'dl', 'ex')
+  local tries = t.at - tonumber(v[2] or 0)
+  if not retry or tries >= t.mx then
     measure(t, 'failed')
     return end_task(t, 'FAILED', reason, 'er', error, 'df', t.f)
   end
-  local first_delay = tonumber(call('HGET', P .. 't:' .. t.id, 'dl'))
-  local delay = math.min(first_delay * 2 ^ math.min(t.at - 1, 30), MAX_DELAY_MS)
+  local delay = math.min(tonumber(v[1]) * 2 ^ math.min(tries - 1, 30), MAX_DELAY_MS)
   measure(t, 'retried')
   move(t, 'PENDING', reason, 'er', error, 'df', t.f)
   call('ZADD', P .. 'delay', int(NOW + delay), t.id)
@@ -118,7 +119,7 @@ local function return_task(keys, args)
   return 'OK'
 end
 
--- args: worker, reason, counts
+-- args: worker, reason, whether it died
 local function release_worker(keys, args)
   begin(keys)
   return release(args[1], args[2], args[3] == '1')
