@@ -6,17 +6,19 @@ import asyncio
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-from ai_infra.agents.checks import Checked, check_all
-from ai_infra.agents.commands import Command, CommandEnd, CommandRun, OutputLog, words_of
+from ai_infra.agents.checks import Checked, Ran, check_all
+from ai_infra.agents.commands import Command, CommandEnd, CommandRun, words_of
+from ai_infra.agents.output import OutputLog
+from ai_infra.agents.result import result_of
 from ai_infra.agents.scratch import Scratch
+from ai_infra.core.durable import system_problem
 from ai_infra.core.home import Home
 from ai_infra.core.orphans import MARK_AGENT, MARK_HOME, MARK_TASK, end_children
 from ai_infra.core.settings import TaskSettings
 from ai_infra.tasks.task import CANCELLED_REASON, Claim, Outcome, TaskSpec
 
-RESULT_TAIL_CHARS = 4000
 _PASSED_ON = ("LANG", "LC_ALL", "TZ", "USER", "LOGNAME")
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -56,6 +58,7 @@ class Attempt:
         self._current: CommandRun | None = None
         self.left_behind = 0  #: processes that outlived their command, ended with the attempt
         self._ended_by = ""  #: why we stopped it: "timeout", "cancelled" or "drained"
+        self._ended = asyncio.Event()  #: set with it
         self.log_path = home.task_logs / f"{claim.spec.id}.{claim.attempt}.log"
 
     @property
@@ -73,7 +76,7 @@ class Attempt:
 
     def kill(self) -> None:
         """The process must stop now."""
-        self._ended_by = self._ended_by or "drained"
+        self._end("drained")
         if self._current is not None:
             self._current.kill()
 
@@ -88,14 +91,7 @@ class Attempt:
         try:
             await self._run_commands(spec, cwd, output, ends)
             if self._ran_through(spec, ends):
-                codes = [end.exit_code for _, end in ends]
-
-                async def run_check(command: Command) -> int:
-                    return (await self._run_one(command, cwd, output)).exit_code
-
-                checks = await check_all(spec.expect, codes, output.path, cwd, run_check)
-                for check in checks:
-                    self._view.check_result(check.what, check.ok, check.evidence)
+                checks = await self._check(spec, cwd, output, [end.exit_code for _, end in ends])
         finally:
             timer.cancel()
             output.close()
@@ -106,12 +102,17 @@ class Attempt:
     def _enter(self, spec: TaskSpec) -> Path:
         working = self._scratch.enter(spec.id)
         if spec.workflow is not None:
-            (self._home.workflows / spec.workflow).mkdir(mode=0o700, parents=True, exist_ok=True)
+            shared = self._home.workflows / spec.workflow
+            try:
+                shared.mkdir(mode=0o700, parents=True, exist_ok=True)
+            except OSError as exc:
+                raise system_problem(shared, exc) from exc
         return working / spec.cwd if spec.cwd else working
 
     def _end(self, why: str) -> None:
         if not self._ended_by:
             self._ended_by = why
+            self._ended.set()
             if self._current is not None:
                 self._current.stop()
 
@@ -133,6 +134,16 @@ class Attempt:
         self._view.command_ended(end.exit_code, end.duration_s)
         return end
 
+    async def _check(self, spec: TaskSpec, cwd: Path, output: OutputLog, codes: list[int]) -> list[Checked]:
+        async def run(command: Command) -> int:
+            return (await self._run_one(command, cwd, output)).exit_code
+
+        ran = Ran(exit_codes=codes, output=output, cwd=cwd, run=run, ended=self._ended)
+        checks = await check_all(spec.expect, ran)
+        for check in checks:
+            self._view.check_result(check.what, check.ok, check.evidence)
+        return checks
+
     def _ran_through(self, spec: TaskSpec, ends: list[tuple[Command, CommandEnd]]) -> bool:
         return not self._ended_by and len(ends) == len(spec.run)
 
@@ -145,7 +156,7 @@ class Attempt:
             error=error,
             retry=self._ended_by != "cancelled",
             reason=self._reason(ends, checks),
-            result=self._result(ends, checks, output, took_s),
+            result=result_of([end for _, end in ends], checks, output, took_s),
         )
 
     def _reason(self, ends: list[tuple[Command, CommandEnd]], checks: list[Checked]) -> str:
@@ -169,20 +180,6 @@ class Attempt:
         if missed:
             return "; ".join(f"expected {check.what}: {check.evidence}" for check in missed)[:1000]
         return None
-
-    def _result(
-        self, ends: list[tuple[Command, CommandEnd]], checks: list[Checked], output: OutputLog, took_s: float
-    ) -> dict[str, Any]:
-        result = {
-            "exit_codes": [end.exit_code for _, end in ends],
-            "durations_s": [round(end.duration_s, 3) for _, end in ends],
-            "checks": [{"what": c.what[:500], "ok": c.ok, "evidence": c.evidence[:500]} for c in checks][:50],
-            "output_tail": output.tail()[-RESULT_TAIL_CHARS:],
-            "output_bytes": output.total_bytes,
-            "log": str(output.path),
-            "duration_s": round(took_s, 3),
-        }
-        return {**result, "log_problem": output.problem} if output.problem else result
 
 
 def task_env(claim: Claim, home: Home, scratch: Scratch, base_env: Mapping[str, str]) -> dict[str, str]:

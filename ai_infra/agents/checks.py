@@ -1,21 +1,26 @@
 """VERIFY: whether what a task expected did come about. Checked by the process itself, never by the command.
 
-Each check yields evidence: what was found, in one line.
+Each check yields evidence: what was found, in one line. What a task left behind may be anything: a check that
+cannot look at it has failed, and says why.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
 import re
+import stat
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from ai_infra.agents.commands import Command, words_of
+from ai_infra.agents.output import SEARCHED_BYTES
+from ai_infra.agents.patterns import search
 from ai_infra.tasks.task import Expect
 
-SEARCHED_BYTES = 1_000_000  #: of the end of the output that a pattern is looked for in
 JSON_MAX_BYTES = 10_000_000
 _STEP = re.compile(r"\.?([^.\[\]]+)|\[(\d+)\]")
 
@@ -29,70 +34,124 @@ class Checked:
     evidence: str
 
 
+class Output(Protocol):
+    """What the commands wrote."""
+
+    total_bytes: int
+
+    def end(self) -> bytes:
+        """The last SEARCHED_BYTES of it."""
+
+
 RunCheck = Callable[[Command], Awaitable[int]]  #: runs a command as the task's own; its exit code
+Verdict = tuple[bool, str]  #: whether it holds, and the evidence
 
 
-async def check_all(
-    expects: Sequence[Expect], exit_codes: Sequence[int], output: Path, cwd: Path, run: RunCheck
-) -> list[Checked]:
-    """Check in the order given; without an exit_code check the last command must have ended with 0."""
-    found = [] if any(e.check == "exit_code" for e in expects) else [_exit_code(0, exit_codes)]
-    for expect in expects:
-        found.append(await _check(expect, exit_codes, output, cwd, run))
+@dataclass(frozen=True, kw_only=True)
+class Ran:
+    """What is checked: the commands that ran, what they wrote, where; and whether to go on checking."""
+
+    exit_codes: Sequence[int]
+    output: Output
+    cwd: Path
+    run: RunCheck
+    ended: asyncio.Event  #: the attempt is being stopped: nothing more is begun
+
+
+async def check_all(expects: Sequence[Expect], ran: Ran) -> list[Checked]:
+    """Check in the order given; without an exit_code check the last command must have ended with 0.
+
+    When the attempt is being stopped, what was not checked yet is left out.
+    """
+    wanted = expects if any(e.check == "exit_code" for e in expects) else [Expect(exit_code=0), *expects]
+    found = []
+    for expect in wanted:
+        if ran.ended.is_set():
+            break
+        found.append(await _check(expect, ran))
     return found
 
 
-async def _check(
-    expect: Expect, exit_codes: Sequence[int], output: Path, cwd: Path, run: RunCheck
-) -> Checked:
+async def _check(expect: Expect, ran: Ran) -> Checked:
+    try:
+        ok, evidence = await _look(expect, ran)
+    except (OSError, ValueError, LookupError, RecursionError) as exc:
+        ok, evidence = False, f"{type(exc).__name__}: {exc}"[:200]
+    return Checked(what=_what(expect, ran.cwd), ok=ok, evidence=evidence)
+
+
+def _what(expect: Expect, cwd: Path) -> str:
     match expect.check:
         case "exit_code":
-            return _exit_code(expect.exit_code or 0, exit_codes)
+            return f"exit code {expect.exit_code}"
         case "output_matches":
-            return _output(str(expect.output_matches), output)
+            return f"output matches {expect.output_matches!r}"
         case "file":
-            return _file(cwd / str(expect.file))
+            return f"file {cwd / str(expect.file)}"
         case "json":
-            return _json(cwd / str(expect.file), str(expect.json_path), expect.equals)
+            return f"{expect.json_path} in {cwd / str(expect.file)} is {json.dumps(expect.equals)}"
         case "command":
-            assert expect.command is not None
-            code = await run(expect.command)
-            return Checked(
-                what=f"`{words_of(expect.command)}` succeeds", ok=code == 0, evidence=f"exit {code}"
-            )
+            return f"`{words_of(expect.command or '')}` succeeds"
 
 
-def _exit_code(wanted: int, exit_codes: Sequence[int]) -> Checked:
-    code = exit_codes[-1] if exit_codes else None
-    return Checked(what=f"exit code {wanted}", ok=code == wanted, evidence=f"exit {code}")
+async def _look(expect: Expect, ran: Ran) -> Verdict:
+    match expect.check:
+        case "exit_code":
+            code = ran.exit_codes[-1] if ran.exit_codes else None
+            return code == expect.exit_code, f"exit {code}"
+        case "output_matches":
+            return await _output(str(expect.output_matches), ran)
+        case "file":
+            return _file(ran.cwd / str(expect.file))
+        case "json":
+            return _json(ran.cwd / str(expect.file), str(expect.json_path), expect.equals)
+        case "command":
+            code = await ran.run(expect.command or "")
+            return code == 0, f"exit {code}"
 
 
-def _output(pattern: str, output: Path) -> Checked:
-    with open(output, "rb") as file:
-        size = file.seek(0, 2)
-        file.seek(max(0, size - SEARCHED_BYTES))
-        text = file.read().decode("utf-8", errors="replace")
-    found = re.search(pattern, text, re.MULTILINE)
-    evidence = f"found {found[0][:80]!r}" if found else f"not found in {size} bytes of output"
-    return Checked(what=f"output matches {pattern!r}", ok=found is not None, evidence=evidence)
+async def _output(pattern: str, ran: Ran) -> Verdict:
+    found = await search(pattern, ran.output.end(), ran.ended)
+    if found.text is not None:
+        return True, f"found {found.text[:80]!r}"
+    total = ran.output.total_bytes
+    where = f"the last {SEARCHED_BYTES} of {total}" if total > SEARCHED_BYTES else f"{total}"
+    return False, found.problem or f"not found in {where} bytes of output"
 
 
-def _file(path: Path) -> Checked:
-    exists = path.exists()
-    return Checked(
-        what=f"file {path}", ok=exists, evidence=f"{path.stat().st_size} bytes" if exists else "not there"
-    )
-
-
-def _json(path: Path, where: str, wanted: Any) -> Checked:
-    what = f"{where} in {path} is {json.dumps(wanted)}"
+def _file(path: Path) -> Verdict:
     try:
-        if path.stat().st_size > JSON_MAX_BYTES:
-            return Checked(what=what, ok=False, evidence=f"larger than {JSON_MAX_BYTES} bytes")
-        value = value_at(json.loads(path.read_bytes()), where)
-    except (OSError, ValueError, LookupError) as exc:
-        return Checked(what=what, ok=False, evidence=f"{type(exc).__name__}: {exc}"[:200])
-    return Checked(what=what, ok=value == wanted, evidence=f"it is {json.dumps(value)[:200]}")
+        return True, f"{path.stat().st_size} bytes"
+    except (FileNotFoundError, NotADirectoryError):
+        return False, "not there"
+
+
+def _json(path: Path, where: str, wanted: Any) -> Verdict:
+    with open(path, "rb", opener=_without_waiting) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            return False, "not a plain file"
+        data = file.read(JSON_MAX_BYTES + 1)
+    if len(data) > JSON_MAX_BYTES:
+        return False, f"larger than {JSON_MAX_BYTES} bytes"
+    value = value_at(json.loads(data), where)
+    return _same(value, wanted), f"it is {json.dumps(value)[:200]}"
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Opening a pipe would wait for somebody to write into it."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Equal as JSON: 1 is 1.0, but true is not 1."""
+    match one, other:
+        case (bool(), _) | (_, bool()):
+            return one is other
+        case dict(), dict():
+            return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
+        case list(), list():
+            return len(one) == len(other) and all(map(_same, one, other))
+    return bool(one == other)
 
 
 def value_at(document: Any, where: str) -> Any:
@@ -102,9 +161,17 @@ def value_at(document: Any, where: str) -> Any:
         step = _STEP.match(where, position)
         if step is None:
             raise LookupError(f"{where!r} is no path like a.b[0].c")
+        name, index = step.groups()
         try:
-            document = document[step[1]] if step[1] is not None else document[int(step[2])]
-        except (TypeError, KeyError, IndexError) as exc:
+            document = document[name] if index is None else _list(document)[int(index)]
+        except (TypeError, LookupError) as exc:
             raise LookupError(f"nothing at {where[: step.end()]!r}") from exc
         position = step.end()
     return document
+
+
+def _list(value: Any) -> list[Any]:
+    """`value`, if it is a list; a text has letters, but no values."""
+    if isinstance(value, list):
+        return value
+    raise LookupError

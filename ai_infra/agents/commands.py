@@ -12,64 +12,17 @@ import os
 import shlex
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
-from ai_infra.core.durable import system_problem
+from ai_infra.agents.output import OutputLog
 
 CHUNK_BYTES = 65536
-TAIL_BYTES = 8192  #: of the output that travels with the result; the whole is in the log file
 DRAIN_S = 0.5  #: how long we read on after the command ended, if a child of it holds the pipe
 NOT_STARTED = 127  #: the shell's code for "no such command"; 126 for "may not be run"
 
 Command = tuple[str, ...] | str
-
-
-class OutputLog:
-    """The output of one attempt: a file up to a bound, a tail in memory, and whoever watches."""
-
-    def __init__(self, path: Path, max_bytes: int, show: Callable[[bytes], None]) -> None:
-        self.path, self._max_bytes, self._show = path, max_bytes, show
-        self.total_bytes = 0
-        self._kept_bytes = 0
-        self._tail = b""
-        self.problem = ""
-        try:
-            self._file: IO[bytes] | None = open(path, "wb", opener=_private)  # noqa: SIM115 closed by close()
-        except OSError as exc:
-            raise system_problem(path, exc) from exc
-
-    def write(self, chunk: bytes) -> None:
-        """Keep what fits; a full disk is noted in `problem`, the command goes on."""
-        self.total_bytes += len(chunk)
-        self._tail = (self._tail + chunk)[-TAIL_BYTES:]
-        self._show(chunk)
-        room = self._max_bytes - self._kept_bytes
-        if room <= 0 or self._file is None or self.problem:
-            return
-        try:
-            self._file.write(chunk[:room])
-            self._file.flush()
-            self._kept_bytes += len(chunk[:room])
-        except OSError as exc:
-            self.problem = str(system_problem(self.path, exc))
-
-    def tail(self) -> str:
-        """The last TAIL_BYTES as text; what is not UTF-8 is replaced."""
-        return self._tail.decode("utf-8", errors="replace")
-
-    def close(self) -> None:
-        """Note in the file how much was left out, and close it. Twice is safe."""
-        if self._file is None:
-            return
-        left_out = self.total_bytes - self._kept_bytes
-        with contextlib.suppress(OSError):
-            if left_out:
-                self._file.write(f"\n[{left_out} more bytes were not kept]\n".encode())
-            self._file.close()
-        self._file = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +34,7 @@ class CommandEnd:
 
 
 class CommandRun:
-    """One command while it runs; stop() may be called from anywhere, any number of times."""
+    """One command. stop() and kill() may be called at any time; too early, they reach it as it begins."""
 
     def __init__(
         self, command: Command, cwd: Path, env: Mapping[str, str], output: OutputLog, grace_s: float
@@ -94,6 +47,8 @@ class CommandRun:
             grace_s,
         )
         self._process: asyncio.subprocess.Process | None = None
+        self._begun = asyncio.Event()
+        self._killed = False
         self._stopping: asyncio.Task[None] | None = None
 
     async def run(self) -> CommandEnd:
@@ -109,21 +64,32 @@ class CommandRun:
 
     async def _run(self, reading: int, writing: int) -> int:
         try:
-            self._process = await asyncio.create_subprocess_exec(
+            process = await self._begin(writing)
+            if isinstance(process, int):
+                return process
+            self._process = process
+            self._begun.set()
+            if self._killed:
+                self._signal(signal.SIGKILL)
+            return await self._read_until_end(process, reading)
+        finally:
+            self._signal(signal.SIGKILL)  # the group: what the command left in the background
+            self._process = None  # its number may be another's from now on
+            if self._stopping is not None:
+                self._stopping.cancel()
+
+    async def _begin(self, writing: int) -> asyncio.subprocess.Process | int:
+        """The process, or the exit code when there is none."""
+        try:
+            return await asyncio.create_subprocess_exec(
                 *self._argv, cwd=self._cwd, env=self._env, start_new_session=True,
                 stdin=asyncio.subprocess.DEVNULL, stdout=writing, stderr=writing,
             )  # fmt: skip
         except (OSError, ValueError) as exc:
-            self._output.write(f"{self._argv[0]}: {_why_not(exc)}\n".encode())
+            self._output.write(f"{self._why_not(exc)}\n".encode("utf-8", "backslashreplace"))
             return NOT_STARTED if isinstance(exc, FileNotFoundError) else NOT_STARTED - 1
         finally:
             os.close(writing)
-        try:
-            return await self._read_until_end(self._process, reading)
-        finally:
-            self._signal(signal.SIGKILL)  # the group: what the command left in the background
-            if self._stopping is not None:
-                self._stopping.cancel()
 
     def stop(self) -> None:
         """Ask the whole group to end, and kill it after the grace."""
@@ -132,9 +98,11 @@ class CommandRun:
 
     def kill(self) -> None:
         """End the whole group at once."""
+        self._killed = True
         self._signal(signal.SIGKILL)
 
     async def _stop(self) -> None:
+        await self._begun.wait()
         self._signal(signal.SIGTERM)
         await asyncio.sleep(self._grace_s)
         self._signal(signal.SIGKILL)
@@ -165,6 +133,11 @@ class CommandRun:
             closed.set()
             asyncio.get_running_loop().remove_reader(reading)
 
+    def _why_not(self, exc: OSError | ValueError) -> str:
+        if isinstance(exc, OSError) and not os.path.isdir(self._cwd):
+            return f"{self._cwd}: no such folder to work in"
+        return f"{self._argv[0]}: {_reason(exc)}"
+
     def _signal(self, number: signal.Signals) -> None:
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -183,13 +156,9 @@ def words_of(command: Command) -> str:
     return command if isinstance(command, str) else shlex.join(command)
 
 
-def _why_not(exc: OSError | ValueError) -> str:
+def _reason(exc: OSError | ValueError) -> str:
     if isinstance(exc, FileNotFoundError):
         return "no such command"
     if isinstance(exc, PermissionError):
         return "may not be run (permission denied)"
     return exc.strerror or str(exc) if isinstance(exc, OSError) else str(exc)
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)

@@ -56,12 +56,18 @@ class Scratch:
             (self.root / "working" / task).rmdir()
 
     def clean_temp(self, max_age_s: float) -> int:
-        """Remove what has not been changed for `max_age_s` from temp/; returns how many entries went."""
+        """Remove what has not been changed for `max_age_s` from temp/; returns how many entries went.
+
+        May take long: not for the event loop. What cannot be removed stays.
+        """
         oldest = time.time() - max_age_s
         removed = 0
+        if self.temp.is_symlink():  # a task did this, to lead us elsewhere
+            return 0
         with contextlib.suppress(OSError):
             for entry in list(os.scandir(self.temp)):
-                removed += self._clean(entry, oldest)
+                with contextlib.suppress(RecursionError):  # folders nested deeper than Python can follow
+                    removed += self._clean(entry, oldest)
         return removed
 
     def _clean(self, entry: os.DirEntry[str], oldest: float) -> int:

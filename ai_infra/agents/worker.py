@@ -2,6 +2,7 @@
 
 - Start is recovery: what the last life left running is ended, what it held goes back to the queue.
 - An outcome is handed in until Redis has it, or says that the task is no longer ours.
+- Whatever an attempt does to us, it ends in an outcome: no task can end its agent.
 - When asked to stop: the running command may finish within the drain, then it is stopped and the task given
   back, its attempt not counted.
 """
@@ -11,38 +12,27 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Protocol, TypeVar
+import traceback
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from typing import Any, TypeVar
 
-from ai_infra.agents.attempt import Attempt, AttemptView
+from ai_infra.agents.attempt import Attempt
+from ai_infra.agents.persist import persist
 from ai_infra.agents.scratch import Scratch
+from ai_infra.agents.telling import Telling, WorkerView
 from ai_infra.core import ids
-from ai_infra.core.errors import AiInfraError, Conflict, ConnectorUnavailable, NotFound, SystemProblem
+from ai_infra.core.errors import AiInfraError, Conflict, NotFound, SystemProblem, UsageError
 from ai_infra.core.orphans import adopt_orphans, end_orphans
 from ai_infra.core.process import Process
 from ai_infra.core.settings import Settings
 from ai_infra.tasks.engine import Engine
-from ai_infra.tasks.task import Claim, Outcome, State, TaskSpec
+from ai_infra.tasks.task import Claim, Outcome, State
 
-AWAY_RETRY_S = 0.2  #: between tries while Redis is away
 NOTICE_WAIT_S = 3600.0  #: the longest sleep in Redis; it ends early with every notice
 CLEAN_EVERY_S = 3600.0
 GOODBYE_S = 1.0  #: for the last word to Redis
 
 T = TypeVar("T")
-
-
-class WorkerView(AttemptView, Protocol):
-    """The agent's window."""
-
-    def idle(self, counts: Mapping[str, int]) -> None:
-        """Nothing to do; asleep until a task comes. `counts`: outcomes of this life, by state."""
-
-    def task_started(self, spec: TaskSpec, attempt: int) -> None:
-        """A task was claimed."""
-
-    def task_ended(self, spec: TaskSpec, state: str, reason: str, duration_s: float) -> None:
-        """Its outcome was accepted, or refused."""
 
 
 class Worker:
@@ -51,20 +41,16 @@ class Worker:
     def __init__(
         self, process: Process, settings: Settings, engine: Engine, view: WorkerView, env: Mapping[str, str]
     ) -> None:
-        self._process, self._settings, self._engine, self._view, self._env = (
-            process,
-            settings,
-            engine,
-            view,
-            env,
-        )
+        self._process, self._settings, self._engine = process, settings, engine
+        self._view, self._env = view, env
+        self._telling = Telling(process, view)
         self._agent = ids.AgentName(process.name)
         self._me = process.worker
         self._scratch = Scratch(settings.home, settings.agents[process.name])
         self._handed: asyncio.Queue[Claim] = asyncio.Queue()
         self._attempt: Attempt | None = None
         self._cleaned_at = 0.0
-        self._counts: dict[str, int] = {}
+        self._broken: Exception | None = None  #: why a side task ended
 
     async def recover(self) -> None:
         """Put right what the last life left; safe, since this process holds the agent's lock."""
@@ -76,14 +62,17 @@ class Worker:
             self._process.log("recovered", commands_ended=ended, tasks_released=list(released or ()))
 
     async def serve(self) -> None:
-        """Work until asked to stop; on return nothing runs and no task is held."""
-        listening = asyncio.create_task(self._listen(), name="notices")
-        draining = asyncio.create_task(self._drain_when_asked(), name="drain")
+        """Work until asked to stop; on return nothing runs and no task is held.
+
+        Raises what ended a side task: without its ears an agent must not look alive.
+        """
+        listening = asyncio.create_task(self._beside(self._listen()), name="notices")
+        draining = asyncio.create_task(self._beside(self._drain_when_asked()), name="drain")
         try:
             claim: Claim | None = None
             while not self._process.stop.is_set():
                 claim = claim or await self._next_claim()
-                if claim is not None:
+                if claim is not None and not self._process.stop.is_set():
                     claim = await self._work(claim)
         finally:
             for task in (listening, draining):
@@ -92,12 +81,27 @@ class Worker:
             with contextlib.suppress(AiInfraError, TimeoutError):
                 async with asyncio.timeout(GOODBYE_S):
                     await self._engine.release(self._me, reason="stopped", count_attempt=False)
+        if self._broken is not None:
+            raise self._broken
 
     def cancel(self, task: ids.TaskId) -> None:
         """Stop a running task, if it is the one."""
         if self._attempt is not None and self._attempt.claim.spec.id == task:
             self._process.log("cancel_reached", task=task)
             self._attempt.cancel()
+
+    async def _beside(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run a side task; its failure asks the process to stop. Heartbeats go on while that drains."""
+        try:
+            await work
+        except Exception as exc:  # noqa: BLE001 the rim of a side task: serve() raises it at the end
+            if self._process.insist.is_set():
+                return  # Redis was away, and we may not wait for it any more
+            self._broken = exc
+            self._process.log("side_task_failed", level="error", reason=repr(exc))
+            if self._process.stop.is_set() and self._attempt is not None:
+                self._attempt.kill()  # nobody may be left who would end it
+            self._process.stop.set()
 
     # -- getting work ---------------------------------------------------------------------------------------
 
@@ -107,8 +111,8 @@ class Worker:
         claim = await self._until_stop(claiming)
         if claim is not None or self._process.stop.is_set():
             return claim
-        self._view.idle(self._counts)
-        self._clean()
+        self._telling.idle()
+        await self._until_stop(self._clean())
         handed = await self._until_stop(self._handed.get())
         if handed is None or handed.state is not State.ASSIGNED:
             return handed
@@ -142,8 +146,20 @@ class Worker:
 
     async def _work(self, claim: Claim) -> Claim | None:
         """One attempt and its outcome; the next claim, if the hand-in brought one."""
-        spec, began = claim.spec, time.monotonic()
-        self._attempt = Attempt(
+        began = time.monotonic()
+        outcome, drained = await self._attempted(claim)
+        if drained:
+            await self._hand_in(claim, lambda: self._give_back(claim))
+            state, following = "READY", None
+        else:
+            handed_in = await self._finish(claim, outcome)
+            state, following = handed_in if handed_in is not None else ("REFUSED", None)
+        self._telling.ended(claim, str(state), outcome, time.monotonic() - began)
+        return following
+
+    async def _attempted(self, claim: Claim) -> tuple[Outcome, bool]:
+        """The outcome of an attempt, and whether it was stopped because we stop."""
+        attempt = self._attempt = Attempt(
             claim,
             home=self._settings.home,
             scratch=self._scratch,
@@ -151,25 +167,35 @@ class Worker:
             view=self._view,
             base_env=self._env,
         )
-        self._say_started(claim)
         try:
-            outcome = await self._attempt.run()
+            self._telling.started(claim)
+            outcome = await attempt.run()
         except SystemProblem as exc:  # no disk, no rights: this machine's fault, another attempt may do
             outcome = Outcome(ok=False, error=str(exc), reason="machine")
-        drained, self._attempt = self._attempt.drained, None
-        if drained:
-            await self._hand_in(claim, lambda: self._give_back(claim))
-            state, following = "READY", None
-        else:
-            handed_in = await self._hand_in(
-                claim,
-                lambda: self._engine.finish(
-                    claim, outcome, take_next=not self._process.stop.is_set(), lease_s=self._lease_s
-                ),
-            )
-            state, following = handed_in if handed_in is not None else ("REFUSED", None)
-        self._say_ended(spec, claim.attempt, state, outcome, time.monotonic() - began)
-        return following
+        except Exception as exc:  # noqa: BLE001 the rim: the next task must not suffer for this one
+            outcome = self._bug(claim, exc)
+        finally:
+            self._attempt = None
+        return outcome, attempt.drained
+
+    def _bug(self, claim: Claim, exc: Exception) -> Outcome:
+        """The outcome of an attempt that met a fault of ours; another would meet it, too."""
+        trace = "".join(traceback.format_exception(exc))
+        self._process.log("attempt_crashed", level="error", task=claim.spec.id, reason=repr(exc)[:500],
+                          trace=trace[-10_000:])  # fmt: skip
+        error = f"bug: {repr(exc)[:500]} (trace in logs/{self._process.name}.jsonl)"
+        return Outcome(ok=False, retry=False, error=error, reason="bug")
+
+    async def _finish(self, claim: Claim, outcome: Outcome) -> tuple[State, Claim | None] | None:
+        def finish(outcome: Outcome) -> Awaitable[tuple[State, Claim | None]]:
+            take_next = not self._process.stop.is_set()
+            return self._engine.finish(claim, outcome, take_next=take_next, lease_s=self._lease_s)
+
+        try:
+            return await self._hand_in(claim, lambda: finish(outcome))
+        except UsageError as exc:  # a result that nobody would take, however often it is handed in
+            bug = self._bug(claim, exc)
+            return await self._hand_in(claim, lambda: finish(bug))
 
     async def _give_back(self, claim: Claim) -> tuple[State, None]:
         await self._engine.give_back(claim)
@@ -199,53 +225,21 @@ class Worker:
             self._attempt.kill()
 
     async def _persist(self, call: Callable[[], Awaitable[T]]) -> T:
-        """Call until Redis answers; gives up only when we must stop now."""
-        said = False
-        while True:
-            try:
-                return await call()
-            except ConnectorUnavailable as exc:
-                if self._process.insist.is_set():
-                    raise
-                if not said:
-                    self._process.log("redis_away", level="warning", reason=str(exc))
-                    said = True
-                await asyncio.sleep(AWAY_RETRY_S)
-
-    # -- saying it ------------------------------------------------------------------------------------------
+        return await persist(self._process, call)
 
     @property
     def _lease_s(self) -> float:
         return self._settings.tasks.lease_s
 
-    def _say_started(self, claim: Claim) -> None:
-        spec = claim.spec
-        self._process.activity = {"task": spec.id, "task_name": spec.name, "attempt": claim.attempt,
-                                  "task_started_at": time.time()}  # fmt: skip
-        self._process.log(
-            "task_started", task=spec.id, name=spec.name, attempt=claim.attempt, workflow=spec.workflow
-        )
-        self._view.task_started(spec, claim.attempt)
-
-    def _say_ended(self, spec: TaskSpec, attempt: int, state: str, outcome: Outcome, took_s: float) -> None:
-        self._process.activity = {}
-        self._process.log(
-            "task_ended",
-            level="info" if outcome.ok else "warning",
-            task=spec.id,
-            name=spec.name,
-            attempt=attempt,
-            state=str(state),
-            reason=outcome.error or outcome.reason,
-            duration_s=round(took_s, 3),
-        )
-        self._counts[str(state)] = self._counts.get(str(state), 0) + 1
-        self._view.task_ended(spec, str(state), outcome.error or outcome.reason, took_s)
-
-    def _clean(self) -> None:
+    async def _clean(self) -> None:
         """Old temporary files go, at most once an hour, when there is nothing else to do."""
-        if time.monotonic() - self._cleaned_at > CLEAN_EVERY_S or not self._cleaned_at:
-            self._cleaned_at = time.monotonic()
-            removed = self._scratch.clean_temp(self._settings.tasks.temp_max_age_s)
-            if removed:
-                self._process.log("temp_cleaned", entries=removed)
+        if self._cleaned_at and time.monotonic() - self._cleaned_at < CLEAN_EVERY_S:
+            return
+        self._cleaned_at = time.monotonic()
+        try:
+            removed = await asyncio.to_thread(self._scratch.clean_temp, self._settings.tasks.temp_max_age_s)
+        except Exception as exc:  # noqa: BLE001 the rim: litter is no reason to end
+            self._process.log("temp_not_cleaned", level="warning", reason=repr(exc)[:500])
+            return
+        if removed:
+            self._process.log("temp_cleaned", entries=removed)

@@ -27,7 +27,7 @@ def run(name: str) -> int:
 
 
 def _scrub() -> None:
-    from ai_infra.supervisor.tmux import ENV_ALLOWED
+    from ai_infra.supervisor.environment import ENV_ALLOWED
 
     allowed = {name: value for name, value in os.environ.items() if name in (*ENV_ALLOWED, *_KEPT)}
     if len(allowed) < len(os.environ):

@@ -52,7 +52,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
     """The object in `path`; None when it is absent or not a JSON object (it is then written anew)."""
     try:
         value = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
 

@@ -33,6 +33,7 @@ class EventLog:
     ) -> None:
         self._path, self._name, self._max_bytes, self._show = path, name, max_bytes, show
         self._lost = 0
+        self._torn = False
         self._fd: int | None = None
 
     def __call__(self, event: str, level: Level = "info", **fields: object) -> None:
@@ -63,12 +64,29 @@ class EventLog:
     def _append(self, entry: dict[str, Any]) -> None:
         if self._fd is None:
             self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        line = json.dumps(entry, default=str, ensure_ascii=True).encode() + b"\n"
-        if os.write(self._fd, line) < len(line):
+        line = _line(entry)
+        if self._torn:
+            line = b"\n" + line  # what a full disk cut short must not run into this one
+        written = os.write(self._fd, line)
+        self._torn = written < len(line)
+        if self._torn:
             raise OSError("short write")
-        if os.fstat(self._fd).st_size > self._max_bytes:
+        file = os.fstat(self._fd)
+        if file.st_nlink == 0:
+            self.close()  # a person removed it; the next line begins a new one
+        elif file.st_size > self._max_bytes:
             os.replace(self._path, self._path.with_suffix(".1.jsonl"))
             self.close()
+
+
+def _line(entry: dict[str, Any]) -> bytes:
+    """One line of JSON whatever the values are; what JSON does not know is written as Python shows it."""
+    try:
+        text = json.dumps(entry, default=str, ensure_ascii=True, allow_nan=False)
+    except (TypeError, ValueError):
+        known = {k: v if isinstance(v, str | int | bool) or v is None else repr(v) for k, v in entry.items()}
+        text = json.dumps(known, ensure_ascii=True)
+    return text.encode() + b"\n"
 
 
 def now_text() -> str:

@@ -102,9 +102,9 @@ class Home:
                 f"{self.root}: the path is too long for unix sockets ({SOCKET_PATH_MAX} bytes with "
                 "'run/redis.sock'); set AI_INFRA_HOME to a shorter one"
             )
-        if self.root.exists() and not self.root.is_dir():
-            raise SystemProblem(f"{self.root}: is not a folder; set AI_INFRA_HOME to one")
         try:
+            if self.root.exists() and not self.root.is_dir():
+                raise SystemProblem(f"{self.root}: is not a folder; set AI_INFRA_HOME to one")
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._check_owner()
             for folder in FOLDERS:

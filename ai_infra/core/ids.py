@@ -27,8 +27,8 @@ def _base32(number: int, width: int) -> str:
 
 
 def new_id(prefix: str) -> str:
-    """`prefix-` + 9 characters of time (ms, sorts by age) + 5 of chance."""
-    return f"{prefix}-{_base32(time.time_ns() // 1_000_000, 9)}{_base32(secrets.randbits(25), 5)}"
+    """`prefix-` + 9 characters of time (ms, sorts by age) + 8 of chance."""
+    return f"{prefix}-{_base32(time.time_ns() // 1_000_000, 9)}{_base32(secrets.randbits(40), 8)}"
 
 
 def new_worker_id(agent: AgentName) -> WorkerId:

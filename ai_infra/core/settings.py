@@ -23,6 +23,7 @@ from ai_infra.core.yamlfile import Located, load_yaml
 
 FILE = "ai-infra.yaml"
 OVERRIDES = "overrides.json"
+RESERVED = ("monitor", "logs", "redis", "up", "heal")  #: sidecars, and locks in run/ that are no process's
 
 
 def _above(low: float) -> Any:
@@ -43,7 +44,7 @@ class TmuxSettings:
 class RedisSettings:
     """Which Redis; an empty url means the embedded one."""
 
-    url: str = field(metadata={"secret": True})
+    url: str = field(repr=False, metadata={"secret": True})
     prefix: str
 
 
@@ -172,6 +173,8 @@ def load_agents(home: Home, own_files: bool = True) -> dict[str, AgentSettings]:
         for name, table in (located.at("agents") or {}).items():
             if not isinstance(name, str) or not ids.is_name(name):
                 raise located.error("an agent's name is small letters, digits, '-' and '_'", "agents", name)
+            if name in RESERVED:
+                raise located.error(f"{name!r} is taken; call the agent otherwise", "agents", name)
             if not isinstance(table, dict):
                 raise located.error("must be a table of description and folders", "agents", name)
             located.check_keys(["description", "folders"], "agents", name)
@@ -255,11 +258,12 @@ def _hints(section: str) -> dict[str, type]:
 def _checked(section: str, key: str, value: Any, error: Any) -> Any:
     """The value as its field's type; numbers below the field's floor are refused."""
     kind = _hints(section)[key]
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+    if kind is float and isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1e15:
         value = float(value)
     if not isinstance(value, kind) or isinstance(value, bool):
         words = {str: "text", int: "a whole number", float: "a number"}
-        raise error(f"must be {words[kind]}, not {value!r}")
+        shown = "a value that is not shown" if is_secret(f"{section}.{key}") else repr(value)[:100]
+        raise error(f"must be {words[kind]}, not {shown}")
     low: float | None = next(
         f.metadata.get("low") for f in dataclasses.fields(_SECTIONS[section]) if f.name == key
     )

@@ -17,8 +17,10 @@ import yaml
 from ai_infra.core.errors import ConfigError
 
 MAX_BYTES = 1_000_000  #: a settings file larger than this is a mistake
+MAX_DEPTH = 100
 MAX_NODES = 200_000  #: values after aliases are followed; more is a bomb
 
+_TAG = "tag:yaml.org,2002:"
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 Key = str | int | float | None
 KeyPath = tuple[Key, ...]
@@ -72,6 +74,7 @@ def load_yaml(path: Path) -> Located:
 def parse_yaml(text: str, path: Path) -> Located:
     """Parse `text` as if it stood in `path`."""
     try:
+        _check_depth(text, path)
         loader = _Loader(text)
         try:
             node = loader.get_single_node()
@@ -88,6 +91,16 @@ def parse_yaml(text: str, path: Path) -> Located:
     return Located(path=path, value=value, lines=lines)
 
 
+def _check_depth(text: str, path: Path) -> None:
+    """libyaml composes by recursion in C, which ends the process; its events come one by one."""
+    depth = 0
+    for event in yaml.parse(text, Loader=_Loader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            line = event.start_mark.line + 1 if event.start_mark else 1
+            raise ConfigError(f"{path}:{line}: not usable: nested too deeply")
+
+
 class _Builder:
     """Turns YAML nodes into plain data, counting them and noting lines."""
 
@@ -100,10 +113,15 @@ class _Builder:
         if self._left < 0:
             raise ConfigError(f"{self._path}: grows past {MAX_NODES} values (aliases of aliases?)")
         self._lines.setdefault(key, node.start_mark.line + 1)
-        if isinstance(node, yaml.MappingNode):
+        if isinstance(node, yaml.MappingNode) and node.tag == f"{_TAG}map":
             return self._mapping(node, key)
-        if isinstance(node, yaml.SequenceNode):
+        if isinstance(node, yaml.SequenceNode) and node.tag == f"{_TAG}seq":
             return [self.build(item, (*key, i)) for i, item in enumerate(node.value)]
+        if not isinstance(node, yaml.ScalarNode) or node.tag == f"{_TAG}binary":
+            where = f"{self._path}:{node.start_mark.line + 1}"
+            raise ConfigError(
+                f"{where}: the tag {node.tag.removeprefix(_TAG)!r} means nothing here; leave it out"
+            )
         return self._loader.construct_object(node)
 
     def _mapping(self, node: Any, key: KeyPath) -> dict[Any, Any]:

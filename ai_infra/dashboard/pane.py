@@ -6,7 +6,6 @@ at a bounded rate. The whole of it is in the log file of the attempt, which the 
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ai_infra.dashboard.clean import output_line
 from ai_infra.dashboard.ink import Line, Style, ink, join, wants_colour
+from ai_infra.dashboard.outlet import Outlet
 from ai_infra.dashboard.screen import set_modes
 from ai_infra.dashboard.words import STATES, clock, duration, end_word, phrase, read_at, state_word, style_of
 
@@ -33,17 +33,11 @@ _LINE_BYTES = 8 * MAX_LINE_CHARS
 _SHOWN_OTHERWISE = frozenset({"task_started", "task_ended"})  # of an agent's events
 
 
-def print_to_window(text: str) -> None:
-    """One line to our own terminal; a window that is gone or closed is no reason to stop working."""
-    with contextlib.suppress(OSError):
-        os.write(1, text.encode("utf-8", "backslashreplace") + b"\n")
-
-
 class _Pane:
     def __init__(self, emit: Emit | None, colour: bool | None) -> None:
         if emit is None:
             set_modes(1, echo=True)  # a Ctrl-S in the window must not stop the process in it
-        self._emit = emit or print_to_window
+        self._emit = emit or Outlet().write
         self._colour = wants_colour(os.isatty(1)) if colour is None else colour
 
     def _say(self, line: Line) -> None:

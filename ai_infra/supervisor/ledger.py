@@ -21,6 +21,7 @@ from ai_infra.core.settings import SupervisorSettings
 
 LEDGER = "windows.json"
 LOCK_WAIT_S = 15.0  #: nobody holds the lock for longer than a few tmux calls
+CLOCK_GRAIN_S = 0.001  #: POSIX seconds as floats are no finer than this, all told
 _LOCK_RETRY_S = 0.03
 
 
@@ -59,7 +60,7 @@ def after_death(record: WindowRecord, last_exit: str, now: float, policy: Superv
         return replace(
             record, state=ProcessState.FATAL, restarts=recent, restart_at=None, last_exit=last_exit
         )
-    delay_s = min(policy.restart_delay_s * 2 ** len(recent), policy.restart_delay_max_s)
+    delay_s = min(policy.restart_delay_s * 2.0 ** min(len(recent), 60), policy.restart_delay_max_s)
     return replace(
         record, state=ProcessState.BACKOFF, restarts=recent, restart_at=now + delay_s, last_exit=last_exit
     )
@@ -71,7 +72,7 @@ def wait_s(record: WindowRecord, now: float, turn_s: float, policy: SupervisorSe
     More than the longest delay means that the clock was set back: it is due now.
     """
     left = (record.restart_at or now) + turn_s - now
-    return left if 0 < left <= policy.restart_delay_max_s + turn_s else 0.0
+    return left if 0 < left <= policy.restart_delay_max_s + turn_s + CLOCK_GRAIN_S else 0.0
 
 
 def after_restart(record: WindowRecord, now: float) -> WindowRecord:
@@ -130,10 +131,16 @@ def _plain(record: WindowRecord) -> dict[str, Any]:
     return {**record.__dict__, "state": record.state.value, "restarts": list(record.restarts)}
 
 
-def _record(table: Mapping[str, Any]) -> WindowRecord:
+def _record(table: Any) -> WindowRecord:
+    """A record as it was written; a new one for anything else."""
     try:
+        restart_at = table["restart_at"]
         return WindowRecord(
-            **{**table, "state": ProcessState(table["state"]), "restarts": tuple(table["restarts"])}
+            state=ProcessState(table["state"]),
+            restarts=tuple(float(at) for at in table["restarts"]),
+            restarts_total=int(table["restarts_total"]),
+            restart_at=None if restart_at is None else float(restart_at),
+            last_exit=str(table["last_exit"]),
         )
-    except (TypeError, KeyError, ValueError, AttributeError):
+    except (TypeError, KeyError, ValueError, AttributeError, OverflowError):
         return WindowRecord()

@@ -152,7 +152,7 @@ def take_snapshot(
         redis=redis,
         redis_ok=redis_ok,
         durable=durable,
-        problems=problems + _tmux_problems(sight, ledger),
+        problems=problems + _tmux_problems(sight, ledger, str(settings.home.root)),
     )
 
 
@@ -207,9 +207,10 @@ def _state(
     return ProcessState.STOPPED if isinstance(sight, Absent) else ProcessState.EXITED
 
 
-def _tmux_problems(sight: Sight, ledger: Ledger) -> tuple[str, ...]:
+def _tmux_problems(sight: Sight, ledger: Ledger, home: str) -> tuple[str, ...]:
     if isinstance(sight, Present):
-        return ()
+        foreign = sight.home not in ("", home)
+        return (f"the session of this name belongs to AI_INFRA_HOME={sight.home}",) if foreign else ()
     if isinstance(sight, Absent):
         return ("the session should be up and is not; `ai-infra up` brings it back",) if ledger.wanted else ()
     return (f"tmux is unclear: {getattr(sight, 'reason', 'a session of that name is not ours')}",)

@@ -10,6 +10,7 @@ libtmux is not used here: it forks once per attribute and has no deadline; one `
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 import subprocess
@@ -21,25 +22,12 @@ from typing import IO
 from ai_infra.core import ids
 from ai_infra.core.errors import ConnectorError, ConnectorUnavailable, SystemProblem
 from ai_infra.core.settings import TmuxSettings
+from ai_infra.supervisor.environment import client_env
 from ai_infra.supervisor.spec import SessionSpec, WindowSpec
 
 CALL_TIMEOUT_S = 5.0  #: a tmux server that does not answer in this time is Unknown
 CREATE_TIMEOUT_S = 30.0  #: the first call of a new server runs the user's tmux.conf
 OLDEST = (3, 2)
-#: variables a window may have, beside the few we set; everything else stays outside
-ENV_ALLOWED = (
-    "HOME",
-    "USER",
-    "LOGNAME",
-    "SHELL",
-    "PATH",
-    "LANG",
-    "LC_ALL",
-    "LC_CTYPE",
-    "TZ",
-    "TERM",
-    "AI_INFRA_HOME",
-)
 #: a plain printable separator: in a C locale tmux prints a tab as "_"
 _SEP = "|"
 _FIELDS = (
@@ -166,21 +154,23 @@ class Tmux:
             "empty",
             *_EMPTY,
         ]
-        made = await self._chain(
-            [
-                first,
-                ["set-option", "-w", "-t", name, "remain-on-exit", "on"],
-                *[["set-option", "-t", name, option, value] for option, value in options.items()],
-                # Window 0 must be free for the supervisor whatever base-index the user has.
-                ["move-window", "-s", name, "-t", f"{name}{_SPARE_INDEX}"],
-            ],
-            timeout_s=CREATE_TIMEOUT_S,
-        )
-        return made.split()[0]
+        calls = [
+            first,
+            ["set-option", "-w", "-t", name, "remain-on-exit", "on"],
+            *[["set-option", "-t", name, option, value] for option, value in options.items()],
+            # Window 0 must be free for the supervisor whatever base-index the user has.
+            ["move-window", "-s", name, "-t", f"{name}{_SPARE_INDEX}"],
+        ]
+        try:
+            return (await self._chain(calls, timeout_s=CREATE_TIMEOUT_S)).split()[0]
+        except ConnectorError as exc:
+            if "duplicate session" not in str(exc):  # what stands half made is ours
+                await self._call("kill-session", "-t", name)
+            raise
 
     async def adopt(self, session_id: str) -> None:
         """Mark a session that tmuxp made from our file as this installation's."""
-        await self._ok("set-option", "-t", session_id, "@ai_infra_home", str(self._home))
+        await self._chain([["set-option", "-t", session_id, "@ai_infra_home", str(self._home)]])
 
     async def socket_path(self, session_id: str) -> str:
         """Where the server listens; with it, the server is found whatever TMUX_TMPDIR says."""
@@ -259,13 +249,13 @@ class Tmux:
 
     async def capture(self, pane: Pane, lines: int) -> str:
         """The last lines that a pane shows, as text without escapes."""
-        shown = await self._ok("capture-pane", "-p", "-J", "-t", pane.pane_id)
+        shown = await self._ok("capture-pane", "-p", "-J", "-S", "-50", "-t", pane.pane_id)
         kept = [line.rstrip() for line in shown.splitlines() if line.strip()]
         return "\n".join(kept[-lines:])
 
     async def set_status(self, session_id: str, text: str) -> None:
         """What stands at the right of the session's status line. tmux formats in `text` are data."""
-        plain = text.replace("#", "##")
+        plain = text.replace("#", "##").replace("%", "%%")
         await self._chain(
             [
                 ["set-option", "-t", session_id, "status-right-length", "80"],
@@ -339,8 +329,9 @@ def sight_of(listing: str, session: str, home: Path) -> Sight:
     panes: dict[ids.WindowName, Pane] = {}
     for row in ours:
         if row["@ai_infra_window"] and row["session_id"] == first["session_id"]:
-            pane = _pane(row)
-            panes.setdefault(pane.window, pane)
+            with contextlib.suppress(ValueError):
+                pane = _pane(row)
+                panes.setdefault(pane.window, pane)
     return Present(session_id=first["session_id"], home=first["@ai_infra_home"], panes=panes)
 
 
@@ -356,24 +347,14 @@ def _pane(field: Mapping[str, str]) -> Pane:
     )
 
 
-def window_env(env: Mapping[str, str], home: Path) -> dict[str, str]:
-    """The environment of a window's process: an allow list."""
-    kept = {name: env[name] for name in ENV_ALLOWED if name in env}
-    return {"LANG": "C.UTF-8", **kept, "AI_INFRA_HOME": str(home)}
-
-
-def client_env(env: Mapping[str, str]) -> dict[str, str]:
-    """What a tmux client of ours brings along; a server it starts keeps this for ever."""
-    kept = {name: env[name] for name in (*ENV_ALLOWED, "TMUX_TMPDIR") if name in env}
-    return {"LANG": "C.UTF-8", **kept}
-
-
 def tmux_version() -> tuple[int, int]:
     """The installed tmux. Raises SystemProblem when there is none, or it is older than OLDEST."""
     try:
         told = subprocess.run(["tmux", "-V"], capture_output=True, text=True, timeout=CALL_TIMEOUT_S).stdout
     except FileNotFoundError as exc:
         raise SystemProblem("tmux is not installed; `apt-get install tmux` adds it") from exc
+    except OSError as exc:
+        raise SystemProblem(f"tmux cannot be run: {exc.strerror}") from exc
     except subprocess.TimeoutExpired as exc:
         raise SystemProblem(f"`tmux -V` gave no answer within {CALL_TIMEOUT_S:g} s") from exc
     found = re.search(r"(\d+)\.(\d+)", told)

@@ -23,6 +23,7 @@ from ai_infra.core.events import Log
 from ai_infra.core.home import Home
 from ai_infra.core.process import ProcessState, last_exit, living_pid, lock_path
 from ai_infra.core.settings import Settings
+from ai_infra.supervisor.environment import window_env
 from ai_infra.supervisor.ledger import (
     LEDGER,
     Ledger,
@@ -35,7 +36,7 @@ from ai_infra.supervisor.ledger import (
     wait_s,
 )
 from ai_infra.supervisor.spec import SessionSpec, WindowSpec
-from ai_infra.supervisor.tmux import Pane, Present, Sight, Tmux, Unknown, window_env
+from ai_infra.supervisor.tmux import Pane, Present, Sight, Tmux, Unknown
 
 TICK_S = 15.0  #: the supervisor looks so often, whatever pidfds say: for windows that were never there
 TURN_S = 0.4  #: peers heal one after the other; the next steps in when the one before it did not

@@ -58,6 +58,8 @@ class Working(Calls):
         A task this worker was given before and does not know of (its notice was lost) comes first.
         `holding`: what it does know of; by default what this Engine has given it.
         """
+        if holding is not None:  # the caller knows better than we do
+            self._held[worker] = {t: f for t, f in self._held.get(worker, {}).items() if t in holding}
         held = self._held.get(worker, {}) if holding is None else holding
         reply = await self._call("claim", agent, worker, as_ms(lease_s), *held)
         return self._answered(reply, agent, worker, lease_s)

@@ -146,7 +146,6 @@ def test_every_exit_code_is_in_the_help_and_no_other() -> None:
 
 
 @pytest.mark.parametrize("words", [(), *GROUPS], ids=name_of)
-@pytest.mark.xfail(strict=True, reason="without a command the help is squeezed into an error message")
 def test_a_command_without_its_subcommand_shows_the_help(words: tuple[str, ...]) -> None:
     done = run(*words)
     assert done.returncode == Exit.USAGE
