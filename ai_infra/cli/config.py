@@ -13,6 +13,7 @@ from ai_infra.core.home import Home
 from ai_infra.core.settings import FILE, Settings, is_secret, known_keys
 
 
+@examples("ai-infra config show", "ai-infra config check")
 @click.group()
 def config() -> None:
     """Show and check the settings."""

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 STATES = ["PENDING", "READY", "ASSIGNED", "IN_PROGRESS", "BLOCKED", "COMPLETED", "FAILED", "CANCELLED"]
 
 
+@examples("ai-infra task list", "ai-infra task submit code -- git --version")
 @click.group()
 def task() -> None:
     """Submit, list, show, wait for, cancel, retry tasks."""

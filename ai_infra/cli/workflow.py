@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ai_infra.tasks.task import WorkflowView
 
 
+@examples("ai-infra workflow list", "ai-infra workflow run six-tasks")
 @click.group()
 def workflow() -> None:
     """Run a file of tasks that depend on each other."""

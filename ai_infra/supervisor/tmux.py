@@ -45,7 +45,8 @@ _FIELDS = (
 )
 _FORMAT = _SEP.join("#{" + field + "}" for field in _FIELDS)
 _NOBODY = re.compile(
-    r"no server running|error connecting to .*\((No such file or directory|Connection refused)\)"
+    r"no server running|no current target|"
+    r"error connecting to .*\((No such file or directory|Connection refused)\)"
 )
 
 
@@ -331,8 +332,14 @@ def sight_of(listing: str, session: str, home: Path) -> Sight:
         if row["@ai_infra_window"] and row["session_id"] == first["session_id"]:
             with contextlib.suppress(ValueError):
                 pane = _pane(row)
-                panes.setdefault(pane.window, pane)
+                # A person may have split ours, also before it: ours was there first, so its id is lower.
+                if pane.window not in panes or _age(pane) < _age(panes[pane.window]):
+                    panes[pane.window] = pane
     return Present(session_id=first["session_id"], home=first["@ai_infra_home"], panes=panes)
+
+
+def _age(pane: Pane) -> int:
+    return int(pane.pane_id.removeprefix("%"))
 
 
 def _pane(field: Mapping[str, str]) -> Pane:

@@ -185,8 +185,8 @@ class Watcher:
         due: list[float] = []
         async with changing(self._settings.home) as change:
             if not change.ledger.wanted:
-                if (self._settings.home.run / LEDGER).exists():
-                    return None
+                if (self._settings.home.run / LEDGER).exists() or not sight.home:
+                    return None  # brought down, or made by tmuxp and not by `up` yet
                 self._log(
                     "ledger_lost", level="warning"
                 )  # `down` leaves one behind: this was not a person's wish

@@ -93,7 +93,7 @@ def test_broken_session_file(machine: Installation, window: str, said: str) -> N
     path = machine.home.config / "tmux" / "session.yaml"
     path.parent.mkdir(parents=True)
     first = "{window_name: supervisor, window_shell: ai-infra run supervisor}"
-    path.write_text(f"session_name: x\nwindows:\n  - {first}\n  - {window}\n")
+    path.write_text(f"session_name: ai-infrastructure\nwindows:\n  - {first}\n  - {window}\n")
     told = machine.fails("up", code=6)
     assert f"{path}:4" in told
     assert said in told

@@ -23,6 +23,7 @@ from ai_infra.core.home import Home
 from ai_infra.core.ids import WindowName
 from ai_infra.core.settings import TmuxSettings, load_settings
 from ai_infra.supervisor import tmux as room
+from ai_infra.supervisor.environment import ENV_ALLOWED
 from ai_infra.supervisor.spec import SessionSpec, WindowSpec, load_session
 from ai_infra.supervisor.tmux import Absent, Foreign, Pane, Present, Sight, Tmux, Unknown
 from ai_infra.testing import wait_until
@@ -350,7 +351,7 @@ def test_nothing_is_set_for_others(server: Server) -> None:
 def test_a_server_of_ours_knows_no_secret(server: Server) -> None:
     server.make("supervisor")
     names = {row.split("=")[0].removeprefix("-") for row in server.ask("show-environment", "-g").splitlines()}
-    assert names <= {*room.ENV_ALLOWED, "TMUX_TMPDIR", "PWD", "OLDPWD", "SHLVL", "_"}
+    assert names <= {*ENV_ALLOWED, "TMUX_TMPDIR", "PWD", "OLDPWD", "SHLVL", "_"}
     assert SECRET.encode() not in Path(f"/proc/{server.pid()}/environ").read_bytes()
 
 
@@ -459,7 +460,6 @@ def test_a_window_that_a_person_renamed_moved_and_split_is_still_known(server: S
     assert found.window_id == target
 
 
-@pytest.mark.xfail(strict=True, reason="the first pane by position counts, not the one that was respawned")
 def test_a_pane_that_a_person_put_before_ours_is_not_taken_for_ours(server: Server) -> None:
     pane = server.make("supervisor")["supervisor"]
     server.ask("split-window", "-d", "-b", "-t", pane.pane_id, *SLEEP)
