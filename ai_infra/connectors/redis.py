@@ -11,7 +11,10 @@ which a Redis cluster would refuse. Only server time is used, in ms.
                               ts/rd/st/fi created/ready/started/finished, er error,
                               cb upstream that cancelled it, cx cancel asked: reason,
                               wt somebody waits, df fence of the last finish,
-                              ck/rk token of the last cancel/retry call, sb its submit
+                              ck/rk token of the last cancel/retry call, sb its submit,
+                              k it has dependants, sc score in the queue, md longest retry delay ms,
+                              x it has some of: nb not before, dd deadline, dx it has passed,
+                              ky unique key, lk locks, lw what keeps it back
     p:TASK            string  the spec, as JSON                                              with the task
     r:TASK            string  the last result, as JSON                                       with the task
     kids:TASK         list    tasks that need it                                             when it completes

@@ -84,7 +84,9 @@ local function open_needs_of(t)
     local state = call('HGET', P .. 't:' .. need, 's')
     if TERMINAL[state] then ended = true else open = open + 1 end
     if (state == 'FAILED' or state == 'CANCELLED') and t.r == 'all_succeeded' then bad = need end
-    if state ~= 'COMPLETED' then call('RPUSH', P .. 'kids:' .. need, t.id) end
+    if state ~= 'COMPLETED' and call('RPUSH', P .. 'kids:' .. need, t.id) == 1 then
+      call('HSET', P .. 't:' .. need, 'k', 1)
+    end
   end
   if t.r == 'any_done' then open = (ended or open == 0) and 0 or 1 end
   return open, bad
