@@ -132,10 +132,11 @@ class Window:
 
     async def _logs(self) -> None:
         from ai_infra.dashboard.logs import follow
+        from ai_infra.dashboard.outlet import Outlet
 
         async with self._connected() as engine, self._beating(engine):
             self._process.ready()
-            await follow(self._settings.home.logs, self._process.stop)
+            await follow(self._settings.home.logs, self._process.stop, emit=Outlet().write)
 
     async def _redis(self) -> None:
         from ai_infra.connectors.embedded_redis import EmbeddedRedis

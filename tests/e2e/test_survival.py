@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -176,6 +177,33 @@ def test_a_tmux_that_does_not_answer_restarts_nothing(session: Installation) -> 
     session.ok("status")
     assert {window: session.pid(window) for window in WINDOWS} == before
     assert not [row for row in session.json("logs", "-n", "500") if row["event"] == "window_died"]
+
+
+def test_a_terminal_that_takes_nothing_holds_no_window(session: Installation) -> None:
+    pid, server = session.pid("logs"), int(session.tmux("display-message", "-p", "#{pid}"))
+    assert pid is not None
+    log = session.home.logs / "flood.jsonl"
+    os.kill(server, signal.SIGSTOP)
+    try:
+        with log.open("w") as file:
+            for number in range(5000):
+                file.write(f'{{"event": "flood", "level": "info", "number": {number}}}\n')
+        wait_until(lambda: _has_read(pid, log), 10, "the logs window has seen it")
+        os.kill(pid, signal.SIGTERM)
+        wait_until(lambda: not alive(pid), 10, "it ends although nobody takes what it shows")
+    finally:
+        os.kill(server, signal.SIGCONT)
+    session.wait_healed("logs", pid)
+
+
+def _has_read(pid: int, path: Path) -> bool:
+    """Whether a process has read a file to its end."""
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(OSError):
+            if Path(os.readlink(link)) == path:
+                pos = int(Path(f"/proc/{pid}/fdinfo/{link.name}").read_text().split()[1])
+                return pos == path.stat().st_size
+    return False
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
