@@ -26,6 +26,7 @@ from ai_infra.core.events import Level
 from ai_infra.core.home import Home
 
 OLDEST = 7
+VERSION_WAIT_S = 10.0
 PING_EVERY_S = 5.0
 PING_WAIT_S = 5.0
 HUNG_AFTER_S = 15.0
@@ -187,10 +188,12 @@ def server_version(program: str) -> int:
     """The major version that a redis-server says of itself."""
     try:
         told = subprocess.run(
-            [program, "--version"], capture_output=True, text=True, timeout=10, check=False
+            [program, "--version"], capture_output=True, text=True, timeout=VERSION_WAIT_S, check=False
         ).stdout
     except OSError as exc:
         raise system_problem(Path(program), exc) from exc
+    except subprocess.TimeoutExpired as exc:
+        raise SystemProblem(f"`{program} --version` gave no answer within {VERSION_WAIT_S:g} s") from exc
     found = re.search(r"v=(\d+)", told)
     if found is None:
         raise SystemProblem(f"{program} --version does not say a version: {told.strip()[:100]!r}")

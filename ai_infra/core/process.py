@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 import signal
 import sys
@@ -130,8 +129,6 @@ class Process:
         if isinstance(exc, AiInfraError):
             self.log("stopped_by_error", level="error", reason=str(exc))
             return exc.exit_code, str(exc)
-        if isinstance(exc, OSError) and exc.errno == errno.EIO:
-            return Exit.OK, "its terminal is gone"
         trace = "".join(traceback.format_exception(exc))
         self.log("crashed", level="error", reason=repr(exc), trace=trace)
         return Exit.FAILED, f"bug: {exc!r} (trace in logs/{self.name}.jsonl)"

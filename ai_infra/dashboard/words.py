@@ -57,6 +57,7 @@ PHRASES: Mapping[str, str] = {
     "redis_away": "Redis does not answer, waiting for it: {reason}",
     "redis_refuses": "Redis refuses for now, trying again: {reason}",
     "recovered": "put right what the last life left: commands ended {commands_ended}, tasks {tasks_released}",
+    "commands_left": "commands of the last life cannot be ended: pid {pids}",
     "task_started": "{name} started, attempt {attempt} ({task})",
     "task_ended": "{name} {state}, attempt {attempt}, {duration_s} s, {reason} ({task})",
     "outcome_refused": "the outcome of {task} came too late: {reason}",

@@ -27,7 +27,7 @@ from ai_infra.core.errors import (
     NotRunning,
 )
 from ai_infra.core.home import Home
-from ai_infra.core.orphans import end_orphans
+from ai_infra.core.orphans import end_orphans, find_orphans
 from ai_infra.core.process import ProcessState, living_pid
 from ai_infra.core.settings import Settings, forget_overrides
 from ai_infra.supervisor.ledger import Ledger, WindowRecord, changing, read_ledger
@@ -231,6 +231,8 @@ class Session:
             orphans = await asyncio.to_thread(end_orphans, self._home)
             if orphans:
                 told("commands", f"{orphans} left behind, killed")
+                if left := await asyncio.to_thread(find_orphans, self._home):
+                    told("commands", f"cannot be ended: pid {', '.join(map(str, left))}")
             if isinstance(sight, Unknown):
                 raise ConnectorUnavailable(
                     f"the processes have ended, but tmux did not answer: {sight.reason}"

@@ -498,6 +498,13 @@ def test_no_server_to_start(
         find_server()
 
 
+def test_a_server_that_does_not_say_its_version(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in(monkeypatch, folder, "#!/bin/sh\nexec /bin/sleep 600\n")
+    monkeypatch.setattr(room, "VERSION_WAIT_S", 0.2)
+    with pytest.raises(SystemProblem, match=r"redis-server --version` gave no answer within 0.2 s"):
+        find_server()
+
+
 @pytest.mark.parametrize("version", ["7.0.15", "7.2.4", "8.0.0", "10.1.0"])
 def test_versions_that_will_do(folder: Path, monkeypatch: pytest.MonkeyPatch, version: str) -> None:
     stand_in(monkeypatch, folder, f"#!/bin/sh\necho Redis server v={version} sha=0\n")
