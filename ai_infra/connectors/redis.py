@@ -42,7 +42,6 @@ which a Redis cluster would refuse. Only server time is used, in ms.
     spared            string  the newest beat when the ticker last let ended leases go on
     votes:NAME        hash    who finds that process silent, and since when                  with staleness
     events            stream  every move of a task, trimmed; one field, see `event`
-    lock:NAME         string  who may do a thing just now                                    after its time
     owner             string  the installation whose tasks these are                         2 min after it
 """
 
