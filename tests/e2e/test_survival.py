@@ -96,6 +96,18 @@ def test_work_survives_the_death_of_redis(session: Installation) -> None:
     assert session.task(task)["attempt"] == 1
 
 
+def test_a_redis_server_that_stands_still_does_not_keep_its_data_from_the_next(session: Installation) -> None:
+    task = session.ok("task", "submit", "code", "--wait", "--", "echo", "kept").split()[0]
+    window = session.pid("redis")
+    assert window is not None
+    server = int(Path(f"/proc/{window}/task/{window}/children").read_text().split()[0])
+    os.kill(server, signal.SIGSTOP)
+    session.wait_healed("redis", session.kill("redis"), timeout_s=40)
+    assert not alive(server)
+    assert session.task(task)["result"]["output_tail"] == "kept\n"
+    assert next(w for w in session.json("status")["windows"] if w["name"] == "redis")["restarts"] == 1
+
+
 def test_the_death_of_the_tmux_server_is_healed_by_up(session: Installation) -> None:
     done = session.ok("task", "submit", "code", "--wait", "--name", "before", "--", "echo", "kept").split()[0]
     running = session.ok(
