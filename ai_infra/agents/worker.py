@@ -103,7 +103,7 @@ class Worker:
             self._process.log("side_task_failed", level="error", reason=repr(exc))
             if self._process.stop.is_set() and self._attempt is not None:
                 self._attempt.kill()  # nobody may be left who would end it
-            self._process.stop.set()
+            self._process.begin_stop()
 
     # -- getting work ---------------------------------------------------------------------------------------
 

@@ -194,7 +194,7 @@ class Window:
             try:
                 await work
             except Exception:
-                self._process.stop.set()
+                self._process.begin_stop()
                 raise
 
         task = asyncio.create_task(run(), name=name)

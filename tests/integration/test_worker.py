@@ -241,6 +241,8 @@ def test_an_agent_that_goes_deaf_ends_by_name(life: Life, own_redis: RedisServer
             await life.asleep()
         own_redis.ask("RPUSH", life.person.connection.key(f"inbox:{life.process.worker}"), "no notice")
         await asyncio.wait_for(life.process.stop.wait(), 10)
+        assert life.process.payload()["state"] == "STOPPING"
+        assert life.process.changed.is_set()  # so the heartbeat tells it at once
         (life.scratch.root / "go").touch()
         await asyncio.wait({life.serving}, timeout=10)
         if task_id is not None:

@@ -210,3 +210,9 @@ def test_what_a_heartbeat_says(home: Home) -> None:
     process.ready()
     assert process.payload()["state"] == "RUNNING"
     assert wait_until(process.changed.is_set)
+    process.changed.clear()
+    process.begin_stop()
+    process.ready()  # asked to stop while it started
+    assert process.payload()["state"] == "STOPPING"
+    assert process.stop.is_set()
+    assert process.changed.is_set()
