@@ -136,7 +136,12 @@ class Window:
 
         async with self._connected() as engine, self._beating(engine):
             self._process.ready()
-            await follow(self._settings.home.logs, self._process.stop, emit=Outlet().write)
+            outlet = Outlet()
+            while not self._process.stop.is_set():
+                try:
+                    await follow(self._settings.home.logs, self._process.stop, emit=outlet.write)
+                except NotFound:  # a person removed the folder
+                    self._settings.home.ensure()
 
     async def _redis(self) -> None:
         from ai_infra.connectors.embedded_redis import EmbeddedRedis

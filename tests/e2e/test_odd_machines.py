@@ -208,6 +208,18 @@ def test_a_ledger_that_was_removed_does_not_end_the_healing(session: Installatio
     session.wait_healed("code", session.kill("code"), timeout_s=30)
 
 
+def test_logs_that_were_removed_under_a_session_begin_anew(session: Installation) -> None:
+    pids = {window: session.pid(window) for window in WINDOWS}
+    subprocess.run(["rm", "-rf", str(session.home.logs)], check=True)
+    for name in ("first", "second"):  # the line that finds its file gone may go with it
+        words = ["task", "submit", "code", "--wait", "--name", name, "--", "echo", "well"]
+        task = session.ok(*words).split()[0]
+    assert "well" in (session.home.task_logs / f"{task}.1.log").read_text()
+    wait_until(lambda: "second" in session.screen("logs"), 10, "the logs window shows the new file")
+    assert [row for row in session.json("logs", "code") if row["event"] == "task_ended"]
+    assert {window: session.pid(window) for window in WINDOWS} == pids
+
+
 def test_a_home_that_was_removed_does_not_hide_the_session_from_down(session: Installation) -> None:
     pids = [session.pid(window) for window in WINDOWS]
     subprocess.run(["rm", "-rf", str(session.home.root)], check=True)

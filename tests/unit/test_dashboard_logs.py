@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import threading
@@ -204,6 +205,20 @@ async def test_following_one_process_and_one_level(tmp_path: Path) -> None:
 async def test_following_where_there_is_no_folder_says_so(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="ai-infra up"):
         await follow(tmp_path / "absent", asyncio.Event())
+
+
+@in_loop
+async def test_a_folder_that_is_removed_ends_the_following_by_name(tmp_path: Path) -> None:
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    write(folder / "code.jsonl", entry("a"))
+    lines: list[str] = []
+    task = asyncio.create_task(follow(folder, asyncio.Event(), emit=lines.append, colour=False))
+    await until(lines, " a")
+    shutil.rmtree(folder)
+    folder.mkdir()  # another one of that name is not watched
+    with pytest.raises(NotFound, match="logs: was removed"):
+        await asyncio.wait_for(task, 5)
 
 
 @in_loop
