@@ -75,8 +75,9 @@ class Session:
         """Start what is missing and wait until every window is READY.
 
         Raises Conflict (a session of that name is somebody else's), ConnectorUnavailable (tmux is silent),
-        DeadlinePassed (a window does not come up; the message has its last lines).
+        DeadlinePassed (a window does not come up; the message has its last lines), SystemProblem.
         """
+        self._starter.check()
         began = time.monotonic()
         async with self._alone():
             started = await self._start_missing()
@@ -170,8 +171,10 @@ class Session:
     async def restart(self, name: str, read_beats: ReadBeats) -> None:
         """Replace one window's process: asked to stop, then killed, then started afresh; FATAL is cleared.
 
-        The new one serves when this returns. Raises NotFound (no such window), NotRunning, DeadlinePassed.
+        The new one serves when this returns. Raises NotFound (no such window), NotRunning, DeadlinePassed,
+        SystemProblem.
         """
+        self._starter.check()
         began = time.monotonic()
         window = self._spec.find(name)
         if window is None:
