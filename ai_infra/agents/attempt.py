@@ -101,12 +101,9 @@ class Attempt:
 
     def _enter(self, spec: TaskSpec) -> Path:
         working = self._scratch.enter(spec.id)
+        _make(self.log_path.parent)  # a person may have removed the logs
         if spec.workflow is not None:
-            shared = self._home.workflows / spec.workflow
-            try:
-                shared.mkdir(mode=0o700, parents=True, exist_ok=True)
-            except OSError as exc:
-                raise system_problem(shared, exc) from exc
+            _make(self._home.workflows / spec.workflow)
         return working / spec.cwd if spec.cwd else working
 
     def _end(self, why: str) -> None:
@@ -207,6 +204,13 @@ def task_env(claim: Claim, home: Home, scratch: Scratch, base_env: Mapping[str, 
         env["AI_INFRA_WORKFLOW_ID"] = spec.workflow
         env["AI_INFRA_WORKFLOW_DIR"] = str(home.workflows / spec.workflow)
     return env
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as exc:
+        raise system_problem(folder, exc) from exc
 
 
 def _how(exit_code: int) -> str:

@@ -22,7 +22,7 @@ from ai_infra.agents.scratch import Scratch
 from ai_infra.agents.telling import Telling, WorkerView
 from ai_infra.core import ids
 from ai_infra.core.errors import AiInfraError, Conflict, NotFound, SystemProblem, UsageError
-from ai_infra.core.orphans import adopt_orphans, end_orphans
+from ai_infra.core.orphans import adopt_orphans, end_orphans, find_orphans
 from ai_infra.core.process import Process
 from ai_infra.core.settings import Settings
 from ai_infra.tasks.engine import Engine
@@ -58,6 +58,8 @@ class Worker:
         adopt_orphans()
         ended = await asyncio.to_thread(end_orphans, self._settings.home, self._agent)
         released = await self._persist(lambda: self._engine.retire_older(self._agent, self._me))
+        if left := await asyncio.to_thread(find_orphans, self._settings.home, self._agent) if ended else []:
+            self._process.log("commands_left", level="error", pids=left)
         if ended or released:
             self._process.log("recovered", commands_ended=ended, tasks_released=list(released or ()))
 
@@ -101,7 +103,7 @@ class Worker:
             self._process.log("side_task_failed", level="error", reason=repr(exc))
             if self._process.stop.is_set() and self._attempt is not None:
                 self._attempt.kill()  # nobody may be left who would end it
-            self._process.stop.set()
+            self._process.begin_stop()
 
     # -- getting work ---------------------------------------------------------------------------------------
 

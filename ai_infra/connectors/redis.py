@@ -53,8 +53,7 @@ which a Redis cluster would refuse. Only server time is used, in ms.
     beats beat        zset, hash   process name: instant and payload of its last heartbeat
     spared            string  the newest beat when the ticker last let ended leases go on
     votes:NAME        hash    who finds that process silent, and since when                  with staleness
-    events            stream  every move of a task, trimmed; one field, see `event`
-    turn:NAME         string  who may do a thing just now                                    after its time
+    events            stream  what each call moved, trimmed; a field a move, see `event`
     owner             string  the installation whose tasks these are                         2 min after it
 """
 

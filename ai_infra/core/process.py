@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 import signal
 import sys
@@ -50,7 +49,7 @@ class Process:
         self.name, self.home, self.log = name, home, log
         self.worker = ids.new_worker_id(ids.AgentName(name))
         self.state = ProcessState.STARTING
-        self.stop = asyncio.Event()  #: set by the first signal: finish what you do, take nothing new
+        self.stop = asyncio.Event()  #: set by the first signal (begin_stop): finish what you do
         self.insist = asyncio.Event()  #: set by the second: stop now
         self.changed = (
             asyncio.Event()
@@ -62,10 +61,18 @@ class Process:
         self._lock = durable.FileLock(lock_path(home, name))
 
     def ready(self) -> None:
-        """Say that this process can serve; the next heartbeat carries it."""
+        """Say that this process can serve, unless it is stopping; the next heartbeat carries it."""
+        if self.stop.is_set():
+            return
         self.state = ProcessState.RUNNING
         self.changed.set()
         self.log("ready", after_s=round(time.time() - self._started_s, 3))
+
+    def begin_stop(self) -> None:
+        """Finish what runs and take nothing new; the next heartbeat says so. Twice is safe."""
+        self.state = ProcessState.STOPPING
+        self.stop.set()
+        self.changed.set()
 
     def payload(self) -> dict[str, Any]:
         """What a heartbeat says: pid, worker, state, memory, CPU since the last call, activity."""
@@ -118,10 +125,8 @@ class Process:
             self.insist.set()
             return
         self.asked_by = signal.Signals(number).name
-        self.state = ProcessState.STOPPING
         self.log("stop_asked", signal=self.asked_by)
-        self.stop.set()
-        self.changed.set()
+        self.begin_stop()
 
     def _explain(self, exc: BaseException) -> tuple[Exit, str]:
         """Exit code and one line for what ended main(); the trace of a bug goes to the log file."""
@@ -130,8 +135,6 @@ class Process:
         if isinstance(exc, AiInfraError):
             self.log("stopped_by_error", level="error", reason=str(exc))
             return exc.exit_code, str(exc)
-        if isinstance(exc, OSError) and exc.errno == errno.EIO:
-            return Exit.OK, "its terminal is gone"
         trace = "".join(traceback.format_exception(exc))
         self.log("crashed", level="error", reason=repr(exc), trace=trace)
         return Exit.FAILED, f"bug: {exc!r} (trace in logs/{self.name}.jsonl)"

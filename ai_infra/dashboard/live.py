@@ -114,7 +114,6 @@ class TreeView:
 
     def __init__(self, block: Block | None = None, *, colour: bool = True) -> None:
         self._block = block or Block(sys.stdout.fileno(), colour=colour)
-        self._note = ""
 
     def show(self, view: WorkflowView) -> None:
         """Draw as much as the terminal has room for."""

@@ -10,7 +10,7 @@ from ai_infra.dashboard.clean import clean
 from ai_infra.dashboard.ink import Line, Style, ink
 
 _UNITS = ((86400, "d", 3600, "h"), (3600, "h", 60, "m"), (60, "m", 1, "s"))
-_HEAD = ("at", "level", "process", "event")
+_NOT_SAID = ("at", "level", "process", "event", "trace")  #: a trace is read in the log file
 MAX_VALUE_CHARS = 300
 MAX_LISTED = 5
 
@@ -48,18 +48,24 @@ PHRASES: Mapping[str, str] = {
     "window_fatal": "{window} is FATAL after {restarts} restarts ({how}); `{clear}` starts it again",
     "hung_process_killed": "{window} (pid {pid}) did not answer any more and was killed; it starts again",
     "tasks_released": "{agent} died: its tasks are ready again: {tasks}",
+    "ledger_lost": "the record of what is wanted was gone; the session is here, so it is wanted",
     "tmux_unclear": "tmux is unclear, nothing is touched: {reason}",
     "healing_failed": "could not heal, trying again: {reason}",
     "heartbeat_failed": "could not say that it lives: {reason}",
     "redis_said": "{words}",
     "redis_serves": "Redis {version} (pid {pid}) serves at {socket}; durable: {durability}",
     "redis_away": "Redis does not answer, waiting for it: {reason}",
+    "redis_refuses": "Redis refuses for now, trying again: {reason}",
     "recovered": "put right what the last life left: commands ended {commands_ended}, tasks {tasks_released}",
+    "commands_left": "commands of the last life cannot be ended: pid {pids}",
     "task_started": "{name} started, attempt {attempt} ({task})",
     "task_ended": "{name} {state}, attempt {attempt}, {duration_s} s, {reason} ({task})",
     "outcome_refused": "the outcome of {task} came too late: {reason}",
+    "attempt_crashed": "a bug of ours ended the attempt at {task}: {reason} (the trace is in its log file)",
+    "side_task_failed": "a part of this process failed, so it stops: {reason}",
     "cancel_reached": "{task} is being cancelled",
     "temp_cleaned": "removed {entries} old entries from temp/",
+    "temp_not_cleaned": "temp/ could not be cleaned: {reason}",
 }
 
 
@@ -132,7 +138,7 @@ def style_of(entry: Mapping[str, Any]) -> Style:
 def phrase(entry: Mapping[str, Any]) -> str:
     """What a log entry says, clean and on one line."""
     event = str(entry.get("event", "?"))
-    fields = {str(key): _value(value) for key, value in entry.items() if key not in _HEAD}
+    fields = {str(key): _value(value) for key, value in entry.items() if key not in _NOT_SAID}
     if "state" in fields:
         fields["state"] = end_word(fields["state"])
     template = PHRASES.get(event)

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
 
-from ai_infra.core.home import Home
 from ai_infra.core.process import ProcessState, living_pid
 from ai_infra.core.settings import Settings
 from ai_infra.supervisor.ledger import Ledger, WindowRecord, read_ledger
@@ -214,8 +213,3 @@ def _tmux_problems(sight: Sight, ledger: Ledger, home: str) -> tuple[str, ...]:
     if isinstance(sight, Absent):
         return ("the session should be up and is not; `ai-infra up` brings it back",) if ledger.wanted else ()
     return (f"tmux is unclear: {getattr(sight, 'reason', 'a session of that name is not ours')}",)
-
-
-def log_paths(home: Home) -> dict[str, str]:
-    """Where each process's log is."""
-    return {path.stem: str(path) for path in sorted(home.logs.glob("*.jsonl")) if ".1" not in path.suffixes}

@@ -18,7 +18,7 @@ from ai_infra.connectors.redis import Connection
 from ai_infra.connectors.wire import Word
 from ai_infra.core.errors import ConnectorError, ConnectorUnavailable
 from ai_infra.core.ids import AgentName, TaskId, WorkflowId, new_id
-from ai_infra.tasks.calls import BLOCK_S, IDS_A_CALL, as_ms, clean
+from ai_infra.tasks.calls import BLOCK_S, IDS_A_CALL, clean
 from ai_infra.tasks.looking import Looking
 from ai_infra.tasks.spec import dump_header
 from ai_infra.tasks.submit import batches, ordered
@@ -133,12 +133,6 @@ class Engine(Working, Looking):
     async def forget_beat(self, name: str) -> None:
         """Drop the heartbeat of a process that ended on purpose, so that nobody misses it."""
         await self._call("forget_beat", name)
-
-    async def lock(self, name: str, owner: str, ttl_s: float) -> bool:
-        """Whether `owner` may do `name` now: at most one, for `ttl_s`."""
-        key = self.connection.key(f"turn:{name}")
-        reply = await self.connection.command("SET", key, owner, "NX", "PX", as_ms(ttl_s))
-        return reply == "OK" or bool(await self.connection.command("GET", key) == owner)
 
     async def tick(self) -> float | None:
         """Do what is due: ended leases, retries, broken-off submits.

@@ -240,6 +240,7 @@ def test_what_it_says_is_passed_on_without_its_banner(place: Place) -> None:
 
 def test_a_second_server_on_the_same_folder_is_refused(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "DATA_WAIT_S", 0.2)
+    monkeypatch.setattr(room, "KILL_WAIT_S", 0.2)
 
     async def look(server: EmbeddedRedis) -> None:
         with pytest.raises(
@@ -304,6 +305,27 @@ def test_a_server_that_outlived_its_parent_still_owns_its_data(place: Place) -> 
         os.kill(pid, signal.SIGCONT)
     wait_until(lambda: not is_locked(place.home.redis / "server.lock"), 10, "the folder is free")
     assert not alive(pid)
+
+
+def test_a_server_that_is_stopped_and_outlived_its_parent_is_killed(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "DATA_WAIT_S", 0.2)
+    with subprocess.Popen(
+        [sys.executable, "-c", PARENT, str(place.home.root)], stdout=subprocess.PIPE
+    ) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        assert place.ask("SET", "key", "value") == "+OK\r\n"
+        os.kill(pid, signal.SIGSTOP)
+        parent.kill()
+
+    async def read(server: EmbeddedRedis) -> None:
+        assert place.ask("GET", "key") == "$5\r\nvalue\r\n"
+
+    place.serving(read)
+    assert not alive(pid)
+    assert ("warning", f"the server of the life before (pid {pid}) does not end and is killed") in place.said
 
 
 def test_kill_9_of_its_parent_ends_it_and_the_next_has_the_data(place: Place) -> None:
@@ -495,6 +517,13 @@ def test_no_server_to_start(
 ) -> None:
     stand_in(monkeypatch, folder, text)
     with pytest.raises(SystemProblem, match=said):
+        find_server()
+
+
+def test_a_server_that_does_not_say_its_version(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in(monkeypatch, folder, "#!/bin/sh\nexec /bin/sleep 600\n")
+    monkeypatch.setattr(room, "VERSION_WAIT_S", 0.2)
+    with pytest.raises(SystemProblem, match=r"redis-server --version` gave no answer within 0.2 s"):
         find_server()
 
 

@@ -635,15 +635,6 @@ class TestBeats:
 
         run(redis_server.address, body)
 
-    def test_lock(self, redis_server: Any) -> None:
-        async def body(e: Engine) -> None:
-            assert await e.lock("heal", "a", 0.05)
-            assert await e.lock("heal", "a", 0.05)
-            assert not await e.lock("heal", "b", 0.05)
-            await wait_until_async(lambda: e.lock("heal", "b", 5), 2, "the lock ends")
-
-        run(redis_server.address, body)
-
 
 class TestTimers:
     def test_none_set(self, redis_server: Any) -> None:

@@ -15,6 +15,7 @@ import pytest
 from engine_kit import CODE, engine_on, task
 
 from ai_infra.agents import attempt as attempt_module
+from ai_infra.agents import worker as worker_module
 from ai_infra.agents.scratch import Scratch
 from ai_infra.agents.worker import Worker
 from ai_infra.core.events import EventLog
@@ -240,6 +241,8 @@ def test_an_agent_that_goes_deaf_ends_by_name(life: Life, own_redis: RedisServer
             await life.asleep()
         own_redis.ask("RPUSH", life.person.connection.key(f"inbox:{life.process.worker}"), "no notice")
         await asyncio.wait_for(life.process.stop.wait(), 10)
+        assert life.process.payload()["state"] == "STOPPING"
+        assert life.process.changed.is_set()  # so the heartbeat tells it at once
         (life.scratch.root / "go").touch()
         await asyncio.wait({life.serving}, timeout=10)
         if task_id is not None:
@@ -277,3 +280,18 @@ def test_cleaning_does_not_hold_the_loop(life: Life, monkeypatch: pytest.MonkeyP
 
     life.run(body)
     assert in_time == [True]
+
+
+def test_commands_that_cannot_be_ended_are_told(life: Life, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_module, "adopt_orphans", lambda: None)
+    monkeypatch.setattr(worker_module, "end_orphans", lambda home, agent: 2)
+    monkeypatch.setattr(worker_module, "find_orphans", lambda home, agent: [4242])
+
+    async def main() -> None:
+        async with engine_on(life.address) as engine:
+            process = Process(WindowName("code"), life.home, life.log)
+            await Worker(process, life.settings, engine, life.window, ENV).recover()
+
+    asyncio.run(main())
+    assert [event["pids"] for event in life.events("commands_left")] == [[4242]]
+    assert [event["commands_ended"] for event in life.events("recovered")] == [2]

@@ -48,6 +48,8 @@ async def main():
                         raise SystemProblem("deep inside")
                     group.create_task(fail())
             outer.create_task(inner())
+    elif deed == "disk":
+        raise OSError(5, "Input/output error")
     elif deed == "exit":
         sys.exit(9)
 
@@ -138,6 +140,7 @@ def test_the_second_signal_insists(home: Home) -> None:
         ("finish", 0, "finished"),
         ("bug", 1, "bug: KeyError('nothing') (trace in logs/code.jsonl)"),
         ("groups", 7, "deep inside"),
+        ("disk", 1, "bug: OSError(5, 'Input/output error') (trace in logs/code.jsonl)"),
         ("exit", 1, "bug: SystemExit(9) (trace in logs/code.jsonl)"),
     ],
 )
@@ -207,3 +210,9 @@ def test_what_a_heartbeat_says(home: Home) -> None:
     process.ready()
     assert process.payload()["state"] == "RUNNING"
     assert wait_until(process.changed.is_set)
+    process.changed.clear()
+    process.begin_stop()
+    process.ready()  # asked to stop while it started
+    assert process.payload()["state"] == "STOPPING"
+    assert process.stop.is_set()
+    assert process.changed.is_set()
