@@ -1,8 +1,9 @@
-"""Templates: `{{ params.x }}` and its few siblings in a workflow file, replaced before anything is submitted.
+"""Templates: `{{ params.x }}` and its siblings in a workflow file (all are in names.py).
 
-Names are known beforehand or it is an error; there are no expressions. A value goes into an argv as it is,
-into a bash text quoted for the shell, into a pattern escaped. Where quoting could not hold (inside quotes,
-comments, here-documents) a template is refused.
+A text is filled once, with all its values: when the file is read, or, if it names an upstream's result, when
+the task is claimed. So no value is ever read as a template. Names are known beforehand or it is an error;
+there are no expressions. A value goes into an argv as it is, into a bash text quoted for the shell, into a
+pattern escaped. Where quoting could not hold (inside quotes, comments, here-documents) a template is refused.
 """
 
 from __future__ import annotations
@@ -25,6 +26,12 @@ def fill(text: str, values: Mapping[str, str]) -> str:
     return _replace(text, values, lambda value: value)
 
 
+def only_hole(text: str) -> str | None:
+    """The name in a text that is one template and nothing else."""
+    match = _HOLE.fullmatch(text.strip())
+    return match[1].strip() if match and "}}" not in match[1] else None
+
+
 def fill_pattern(text: str, values: Mapping[str, str]) -> str:
     """The same for a regular expression: values match literally."""
     return _replace(text, values, re.escape)
@@ -33,7 +40,7 @@ def fill_pattern(text: str, values: Mapping[str, str]) -> str:
 def fill_bash(text: str, values: Mapping[str, str]) -> str:
     """The same for a bash text: every value is one word, whatever it holds."""
     for hole in _HOLE.finditer(text):
-        place = _place(text[: hole.start()])
+        place = _place(text[: hole.start()]) or _arithmetic(text[: hole.start()], text[hole.end() :])
         if place is not None:
             raise TemplateError(
                 f"{hole[0]} stands {place}, where its value could not be quoted safely; "
@@ -74,6 +81,37 @@ _PLACES = {
     "#": "inside a comment",
     "\\": "behind a backslash",
 }
+
+
+#: What stands before a place that bash evaluates, quoted or not: there it would run the command of `a[$(…)]`.
+_COUNTED = re.compile(
+    r"""\(\((?:(?!\)\)).)*\Z | \$\[[^\]]*\Z | \$\{[^}]*\Z | \w\[[^\]]*\Z
+      | \b(?:let|declare|typeset)\s[^;&|\n]*\Z""",
+    re.DOTALL | re.VERBOSE,
+)
+_TEST = re.compile(r"\[\[(?:(?!\]\]).)*\Z", re.DOTALL)
+_NUMBERS_BEFORE = re.compile(r"\s-(?:eq|ne|lt|le|gt|ge)\s+\S*\Z")
+_NUMBERS_AFTER = re.compile(r"\S*\s+-(?:eq|ne|lt|le|gt|ge)\s")
+
+
+def _arithmetic(before: str, after: str) -> str | None:
+    """Where bash would evaluate the value as arithmetic, in words; None: nowhere."""
+    bare = _bare(before)
+    compared = _NUMBERS_BEFORE.search(bare) or _NUMBERS_AFTER.match(after)
+    if _COUNTED.search(bare) or (compared and _TEST.search(bare)):
+        return "inside arithmetic or ${…}"
+    return None
+
+
+def _bare(text: str) -> str:
+    """`text` without what is quoted, escaped or a comment."""
+    out, mode, i = [], "", 0
+    while i < len(text):
+        now, after = _step(text, i, mode)
+        if not mode and not now and after == i + 1:
+            out.append(text[i])
+        mode, i = now, after
+    return "".join(out)
 
 
 def _mode(text: str) -> str:
