@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 from ai_infra.core.ids import AgentName, TaskId, WorkflowId, is_name
@@ -117,14 +118,12 @@ class _Tasks:
 
     def _check_cycle(self) -> None:
         needs = {name: self.look.list("tasks", name, "needs") for name in self.names}
-        while free := [name for name, ups in needs.items() if not any(up in needs for up in ups)]:
-            for name in free:
-                del needs[name]
-        if needs:
-            cycle = find_cycle(needs)
-            raise self.file.error(
-                f"tasks need each other in a cycle: {' → '.join(cycle)}", "tasks", cycle[0], "needs"
-            )
+        try:
+            TopologicalSorter(needs).prepare()
+        except CycleError as exc:
+            cycle = find_cycle({name: needs[name] for name in exc.args[1]})
+            message = f"tasks need each other in a cycle: {' → '.join(cycle)}"
+            raise self.file.error(message, "tasks", cycle[0], "needs") from exc
 
     def _specs(self, name: str) -> Iterator[TaskSpec]:
         if name not in self.items:
