@@ -36,8 +36,9 @@ def _listed(text: str, values: Mapping[str, str]) -> list[Any]:
         )
     if name.startswith("tasks."):
         raise TemplateError(
-            f"{name} is known only when the task is claimed, but the tasks are made when the file is read; "
-            "let the upstream submit them itself, with `ai-infra workflow run FILE --param items=…`"
+            f"{name} is known only when a task is claimed, but the tasks are made when the file is read; "
+            f"let a task run `ai-infra workflow run FILE --no-wait --param items={{{{ {name} }}}}`, "
+            "and put for_each into FILE"
         )
     given = fill(text, values).strip()
     if not given.startswith("["):

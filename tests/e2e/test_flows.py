@@ -92,6 +92,30 @@ def test_a_result_goes_from_agent_to_agent_and_cannot_break_out(shared_session: 
     assert [found[name]["worker"].split(".")[0] for name in ("b-1", "b-2")] == ["data", "qa"]
 
 
+def test_a_list_found_at_run_time_fans_out_in_a_workflow_of_its_own(shared_session: Installation) -> None:
+    each = shared_session.root / "each.yaml"
+    echo = {"agent": "data", "for_each": "{{ params.items }}", "run": [["echo", "{{ item.name }}"]]}
+    each.write_text(json.dumps({"name": "each", "params": {"items": {}}, "tasks": {"one": echo}}))
+    found = '[{"name": "it\'s"}, {"name": "$HOME"}]'
+    start = [
+        "ai-infra",
+        "workflow",
+        "run",
+        str(each),
+        "--no-wait",
+        "--param",
+        "items={{ tasks.scan.result }}",
+    ]
+    tasks = {
+        "scan": {"env": {"FOUND": found}, "run": ['printf %s "$FOUND" > "$AI_INFRA_RESULT"']},
+        "start": {"needs": ["scan"], "run": [start]},
+    }
+    flow = say(run(shared_session, write(shared_session, tasks))["start"]).strip()
+    shared_session.ok("task", "wait", f"{flow}.one-1", f"{flow}.one-2")
+    shown = {task["spec"]["name"]: task for task in shared_session.json("workflow", "show", flow)["tasks"]}
+    assert [say(shown["one-1"]), say(shown["one-2"])] == ["it's\n", "$HOME\n"]
+
+
 def test_a_result_that_is_not_there_is_told_with_its_name(shared_session: Installation) -> None:
     tasks = {"a": {"run": ["true"]}, "b": {"needs": ["a"], "run": [["echo", "{{ tasks.a.result.x }}"]]}}
     file = write(shared_session, tasks)
