@@ -23,7 +23,6 @@ PARTS = ("state", "exit_code", "output", "skipped", "result")
 PARTS_OF_MANY = ("state", "result")
 _TASKS = re.compile(r"tasks\.([a-z][a-z0-9_-]*)\.([a-z_]+)((?:\.[^.\[\]]+|\[\d+\])*)")
 _ITEM = re.compile(r"item((?:\.[^.\[\]]+|\[\d+\])*)")
-_WORST = ("FAILED", "CANCELLED")
 
 
 class Absent(TemplateError):
@@ -123,11 +122,18 @@ def entries(found: Mapping[str, Entry | Sequence[Entry]]) -> Look:
         if isinstance(entry, Mapping):
             return _part(entry, wanted)
         if wanted.part == "state":
-            states = [each["state"] for each in entry]
-            return next((state for state in _WORST if state in states), "COMPLETED")
+            return _worst([each["state"] for each in entry])
         return _at([each.get("result") for each in entry], wanted.path, str(wanted))
 
     return look
+
+
+def _worst(states: Sequence[str]) -> str:
+    """One word for many: a failure, else one that is not done, else COMPLETED."""
+    for state in ("FAILED", "CANCELLED"):
+        if state in states:
+            return state
+    return next((state for state in states if state != "COMPLETED"), "COMPLETED")
 
 
 def _part(entry: Entry, wanted: Reference) -> Any:

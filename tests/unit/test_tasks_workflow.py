@@ -174,7 +174,7 @@ U = T + "  b:\n    agent: qa\n    needs: [a]\n    run: [[y]]\n"  # and a task th
         (T + "    for_each: [x]\n  a-1: {agent: qa, run: [[x]]}\n", 6, "name of another task, a-1"),
         (T + "    for_each: [x]\n    cwd: '{{ item.k }}'\n", 7, "item.k: nothing at 'k', in x"),
         (T + "    cwd: '{{ item }}'\n", 6, "unknown template {{ item }}"),
-        (U + "    for_each: '{{ tasks.a.result }}'\n", 10, "is known only when the task is claimed"),
+        (U + "    for_each: '{{ tasks.a.result }}'\n", 10, "tasks.a.result is known only when a task"),
         (
             U.replace("run: [[x]]", "run: [[x]]\n    for_each: [x]") + "    cwd: '{{ tasks.a.output }}'\n",
             11,
