@@ -59,5 +59,6 @@ class Telling:
             reason=reason,
             duration_s=round(took_s, 3),
         )
-        self._counts[state] = self._counts.get(state, 0) + 1
-        self._view.task_ended(spec, state, reason, took_s)
+        shown = "SKIPPED" if outcome.result.get("skipped") is True and state == "COMPLETED" else state
+        self._counts[shown] = self._counts.get(shown, 0) + 1
+        self._view.task_ended(spec, shown, reason, took_s)

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 from ai_infra.agents.attempt import Attempt
 from ai_infra.agents.persist import persist
+from ai_infra.agents.preparing import look_at
 from ai_infra.agents.scratch import Scratch
 from ai_infra.agents.telling import Telling, WorkerView
 from ai_infra.core import ids
@@ -26,6 +27,7 @@ from ai_infra.core.orphans import adopt_orphans, end_orphans, find_orphans
 from ai_infra.core.process import Process
 from ai_infra.core.settings import Settings
 from ai_infra.tasks.engine import Engine
+from ai_infra.tasks.retry import Failure, refusal
 from ai_infra.tasks.task import Claim, Outcome, State
 
 NOTICE_WAIT_S = 3600.0  #: the longest sleep in Redis; it ends early with every notice
@@ -168,12 +170,16 @@ class Worker:
             limits=self._settings.tasks,
             view=self._view,
             base_env=self._env,
+            upstreams=lambda tasks: self._persist(lambda: look_at(self._engine, tasks)),
         )
         try:
             self._telling.started(claim)
             outcome = await attempt.run()
         except SystemProblem as exc:  # no disk, no rights: this machine's fault, another attempt may do
-            outcome = Outcome(ok=False, error=str(exc), reason="machine")
+            spec, machine = claim.spec, Failure(kind="machine")
+            refused = refusal(machine, spec.retry_only_for, spec.retry_not_for)
+            error = f"{exc} ({refused})" if refused else str(exc)
+            outcome = Outcome(ok=False, error=error, retry=not refused, reason="machine")
         except Exception as exc:  # noqa: BLE001 the rim: the next task must not suffer for this one
             outcome = self._bug(claim, exc)
         finally:

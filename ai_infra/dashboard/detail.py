@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -9,12 +10,13 @@ from typing import Any
 
 from ai_infra.dashboard.clean import clean, output_line, wrap
 from ai_infra.dashboard.ink import Line, Page, Style, ink, join
-from ai_infra.dashboard.words import clock, duration, size, state_line
+from ai_infra.dashboard.words import clock, duration, size, task_line
 from ai_infra.tasks.task import Command, State, TaskView
 
 TAIL_LINES = 20
 MAX_TAIL_CHARS = 8000
 MAX_NAMED = 5
+MAX_VALUE_CHARS = 400
 _LABEL = 11
 
 
@@ -23,7 +25,7 @@ def task_detail(task: TaskView, width: int = 80, *, now: datetime | None = None)
     at = now or datetime.now(UTC)
     result = task.result or {}
     lines = [
-        join([ink(task.name, Style.BOLD), state_line(task.state), ink(task.spec.description, Style.DIM)]),
+        join([ink(task.name, Style.BOLD), task_line(task), ink(task.spec.description, Style.DIM)]),
         *_said("id", task.id, width),
         *_said("agent", f"{task.agent} (worker {task.worker})" if task.worker else task.agent, width),
         *_said("workflow", task.spec.workflow or "", width),
@@ -32,6 +34,7 @@ def task_detail(task: TaskView, width: int = 80, *, now: datetime | None = None)
         *_said("times", _times(task, at), width),
         *_commands(task, result),
         *_checks(result),
+        *_value(result, width),
         *_said("log", str(result.get("log_path") or result.get("log") or ""), width),
         *_tail(result),
         *_again(task),
@@ -58,7 +61,7 @@ def why(task: TaskView) -> str:
         case State.IN_PROGRESS:
             return f"{task.worker} runs it" + (f"; before: {task.error}" if task.error else "")
         case State.COMPLETED:
-            return ""
+            return str((task.result or {}).get("why", "")) if task.skipped else ""
         case _:
             return task.error or "no reason is recorded"
 
@@ -114,6 +117,14 @@ def _checks(result: Mapping[str, Any]) -> list[Line]:
         shown = mark + ink(check.get("what", "?")) + ink(f": {found}" if found else "")
         lines.append(_labelled("" if lines else "checks", shown))
     return lines
+
+
+def _value(result: Mapping[str, Any], width: int) -> list[Line]:
+    """What the commands handed in, in short."""
+    if "value" not in result:
+        return []
+    text = json.dumps(result["value"], ensure_ascii=False)
+    return _said("result", text if len(text) <= MAX_VALUE_CHARS else f"{text[:MAX_VALUE_CHARS]}…", width)
 
 
 def _tail(result: Mapping[str, Any]) -> list[Line]:

@@ -15,7 +15,7 @@ from ai_infra.dashboard.ink import Style, ink, join, wants_colour
 from ai_infra.dashboard.logs import print_out
 from ai_infra.dashboard.screen import Block
 from ai_infra.dashboard.tree import workflow_head, workflow_tree
-from ai_infra.dashboard.words import clock, duration, state_line
+from ai_infra.dashboard.words import clock, duration, task_line
 from ai_infra.tasks.task import TERMINAL, State, TaskView, WorkflowView
 
 Read = Callable[[], Awaitable[WorkflowView]]
@@ -167,7 +167,7 @@ def move_text(task: TaskView, *, colour: bool = False) -> str:
     took = task.finished_at - task.started_at if task.finished_at and task.started_at else None
     parts = [
         ink(clock(at), Style.DIM),
-        state_line(task.state),
+        task_line(task),
         ink(task.name, Style.BOLD),
         ink(task.agent, Style.DIM),
         ink("will be tried again" if task.state is State.PENDING else ""),

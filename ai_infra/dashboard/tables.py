@@ -15,7 +15,7 @@ from ai_infra.dashboard.header import header
 from ai_infra.dashboard.ink import Line, Page, Style, ink
 from ai_infra.dashboard.tree import progress, workflow_tree
 from ai_infra.dashboard.windows import windows
-from ai_infra.dashboard.words import duration, state_line
+from ai_infra.dashboard.words import duration, state_line, task_line
 from ai_infra.supervisor.snapshot import Snapshot
 from ai_infra.tasks.task import ACTIVE, TERMINAL, State, TaskView, WorkflowView
 
@@ -44,7 +44,7 @@ def task_table(tasks: Sequence[TaskView], width: int = 80, *, now: datetime | No
 
     columns = [
         column("id", lambda t: ink(t.id)),
-        column("state", lambda t: state_line(t.state)),
+        column("state", lambda t: task_line(t)),
         column("name", lambda t: ink(t.name, Style.BOLD), shrink_to=10),
         column("agent", lambda t: ink(t.agent), goes=2),
         column("attempt", _attempt, goes=4, right=True),

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 
 from ai_infra.core.ids import TaskId
 from ai_infra.dashboard.ink import Line, Page, Style, ink, join
-from ai_infra.dashboard.words import bar, duration, state_line
+from ai_infra.dashboard.words import bar, duration, state_line, task_line
 from ai_infra.tasks.task import ACTIVE, TERMINAL, State, TaskView, WorkflowView
 
 MAX_DEPTH = 8  #: of indentation; deeper tasks stand below each other
@@ -80,7 +80,7 @@ def _task_lines(place: Place, now: datetime, width: int) -> list[Line]:
     parts = [
         ink(task.name, Style.BOLD),
         ink(task.agent, Style.DIM),
-        state_line(task.state),
+        task_line(task),
         ink(duration(took.total_seconds()) if took is not None and ran else ""),
         ink(f"attempt {task.attempt} of {task.last_attempt}" if task.attempt > 1 else "", Style.WARN),
         ink(place.also, Style.DIM),

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ai_infra.dashboard.clean import clean
 from ai_infra.dashboard.ink import Line, Style, ink
+
+if TYPE_CHECKING:
+    from ai_infra.tasks.task import TaskView
 
 _UNITS = ((86400, "d", 3600, "h"), (3600, "h", 60, "m"), (60, "m", 1, "s"))
 _NOT_SAID = ("at", "level", "process", "event", "trace")  #: a trace is read in the log file
@@ -23,6 +26,7 @@ STATES: Mapping[str, tuple[str, Style]] = {
     "COMPLETED": ("✓", Style.GOOD),
     "FAILED": ("✗", Style.BAD),
     "CANCELLED": ("-", Style.WARN),
+    "SKIPPED": ("↷", Style.DIM),  # no state: a COMPLETED task whose condition was false
 }
 
 LEVELS: Mapping[str, Style] = {"debug": Style.DIM, "warning": Style.WARN, "error": Style.BAD}
@@ -112,6 +116,11 @@ def state_line(state: str, *, glyph_only: bool = False) -> Line:
     """Glyph and word of a task's state."""
     glyph, style = STATES.get(state, ("?", Style.WARN))
     return ink(glyph if glyph_only else f"{glyph} {state_word(state)}", style)
+
+
+def task_line(task: TaskView) -> Line:
+    """The same of a task; one that was skipped says so."""
+    return state_line("SKIPPED" if task.skipped else task.state)
 
 
 def clock(at: datetime) -> str:

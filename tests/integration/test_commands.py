@@ -25,7 +25,7 @@ from ai_infra.core.home import Home
 from ai_infra.core.ids import AgentName, TaskId, WorkerId, WorkflowId
 from ai_infra.core.orphans import end_orphans, find_orphans
 from ai_infra.core.settings import AgentSettings, TaskSettings
-from ai_infra.tasks.task import Claim, Expect, Outcome, State, TaskSpec
+from ai_infra.tasks.task import Claim, Expect, Outcome, State, TaskSpec, TaskView
 from ai_infra.testing import wait_until, wait_until_async
 
 PATH = "/usr/local/bin:/usr/bin:/bin"
@@ -387,6 +387,10 @@ class View:
         self.told.append((what, ok))
 
 
+async def no_upstreams(tasks: object) -> list[TaskView | None]:
+    raise AssertionError("a task without needs asks for nothing")
+
+
 class Agent:
     """An agent that runs single attempts."""
 
@@ -408,6 +412,7 @@ class Agent:
             limits=limits,
             view=self.view,
             base_env={"PATH": PATH},
+            upstreams=no_upstreams,
         )
 
     def run(self, *run: Command, **more: Any) -> Outcome:
