@@ -11,10 +11,12 @@ which a Redis cluster would refuse. Only server time is used, in ms.
                               ts/rd/st/fi created/ready/started/finished, er error,
                               cb upstream that cancelled it, cx cancel asked: reason,
                               wt somebody waits, df fence of the last finish,
-                              ck/rk token of the last cancel/retry call, sb its submit
+                              ck/rk token of the last cancel/retry call, sb its submit,
+                              au upstream that did not succeed and is archived,
+                              im held by an import: the state it had
     p:TASK            string  the spec, as JSON                                              with the task
     r:TASK            string  the last result, as JSON                                       with the task
-    kids:TASK         list    tasks that need it                                             when it completes
+    kids:TASK         list    tasks that need it                                             with the task
     all               zset    every task by sequence
     ready:AGENT       zset    (10 - priority) * 2^42 + sequence: exact priority, then age
     lease             zset    held tasks by the instant their lease ends
@@ -31,6 +33,7 @@ which a Redis cluster would refuse. Only server time is used, in ms.
     m:AGENT:MINUTE    hash    done failed retried wait_ms run_ms                             after an hour
     minutes:AGENT     zset    the minutes that have such a hash                              after an hour
     wf:FLOW wt:FLOW   hash, list   header and ts; its tasks in order of submission
+    wa:FLOW           string  how many of them are archived already; they are counted still  with the last
     wfs               zset    workflows by the instant they were submitted
     subs sub:SUB      zset, list   submits under way, by deadline; their tasks
     commits           set     submits that are being released
@@ -81,6 +84,8 @@ _LIBRARY_FILES = (
     "timers",
     "cancel",
     "look",
+    "archive",
+    "import",
     "functions",
 )  # each uses what stands before it
 

@@ -59,6 +59,9 @@ PHRASES: Mapping[str, str] = {
     "task_ended": "{name} {state}, attempt {attempt}, {duration_s} s, {reason} ({task})",
     "outcome_refused": "the outcome of {task} came too late: {reason}",
     "cancel_reached": "{task} is being cancelled",
+    "tasks_archived": "moved {tasks} finished tasks into the archive",
+    "litter_removed": "removed {entries} logs and folders of archived tasks",
+    "archive_failed": "could not archive finished tasks, trying again: {reason}",
     "temp_cleaned": "removed {entries} old entries from temp/",
 }
 

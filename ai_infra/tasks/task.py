@@ -6,11 +6,12 @@ the server side of it connectors/engine/ (a test holds its table of moves equal 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from ai_infra.core.errors import UsageError
 from ai_infra.core.ids import AgentName, TaskId, WorkerId, WorkflowId
@@ -145,6 +146,7 @@ class TaskView:
     waits: tuple[TaskId, ...]  #: their ids
     excused: int = 0  #: runs that count against no limit: cut short, or before a person said retry
     deaths: int = 0  #: runs that ended with their worker
+    archive: str | None = None  #: the file it was moved to; it is not in Redis any more
 
     @property
     def last_attempt(self) -> int:
@@ -197,6 +199,12 @@ class WorkflowView:
     tasks: tuple[TaskView, ...]  #: in the order of submission; empty in listings
     state: State
     counts: Mapping[State, int]
+
+    @classmethod
+    def of(cls, header: WorkflowHeader, tasks: Sequence[TaskView]) -> Self:
+        """One whose tasks are all at hand."""
+        counts = Counter(view.state for view in tasks)
+        return cls(header=header, tasks=tuple(tasks), state=workflow_state(counts), counts=counts)
 
 
 def workflow_state(counts: Mapping[State, int]) -> State:

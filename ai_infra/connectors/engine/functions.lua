@@ -14,6 +14,13 @@ local function moves()
   return out
 end
 
+local function with(act)
+  return function(keys, args)
+    begin(keys)
+    return act(args)
+  end
+end
+
 -- Reading works while writing is refused; when memory is full, only new work is refused.
 local READS = { 'no-writes' }
 local WORKS = { 'allow-oom' }
@@ -27,6 +34,10 @@ local FUNCTIONS = {
   { 'tick', tick, WORKS }, { 'beat', beat, WORKS }, { 'own', take_over, WORKS }, { 'forget_beat', forget_beat, WORKS },
   { 'cancel', cancel, WORKS }, { 'cancel_workflow', cancel_workflow, WORKS }, { 'retry', retry, WORKS },
   { 'watch', watch, WORKS }, { 'unwatch', unwatch, WORKS },
+  { 'finished', with(KEEPING.finished), READS }, { 'forget', with(KEEPING.forget), WORKS },
+  { 'dropped', with(KEEPING.dropped), READS }, { 'missing', with(KEEPING.missing), READS },
+  { 'records', with(KEEPING.records), READS }, { 'history', with(KEEPING.history), READS },
+  { 'import', with(KEEPING.import), {} },
 }
 for i = 1, #FUNCTIONS do -- ipairs is not there yet
   local f = FUNCTIONS[i]

@@ -1,5 +1,7 @@
 -- Submitting: written first, released when complete, undone when it never is.
 
+local IMPORTS = {} -- how tasks from a file are placed: import.lua
+
 -- Places a held task: where its upstreams say.
 local function place(t)
   if t.cb then
@@ -58,7 +60,7 @@ local function write_task(t, sub)
     local state = call('HGET', P .. 't:' .. need, 's')
     if TERMINAL[state] == nil then open = open + 1 end
     if (state == 'FAILED' or state == 'CANCELLED') and t.r == 'all_succeeded' then bad = need end
-    if state ~= 'COMPLETED' then call('RPUSH', P .. 'kids:' .. need, t.id) end
+    call('RPUSH', P .. 'kids:' .. need, t.id)
   end
   local seq = call('INCR', P .. 'seq')
   local key = P .. 't:' .. t.id
@@ -119,9 +121,10 @@ end
 local function commit_some(sub, limit)
   call('ZADD', P .. 'subs', int(NOW + COMMIT_MS), sub)
   call('SADD', P .. 'commits', sub)
+  local put = string.sub(sub, 1, 4) == 'imp-' and IMPORTS.place or place
   for _, id in ipairs(call('LPOP', P .. 'sub:' .. sub, limit) or {}) do
     local t = load(id)
-    if t and t.s == 'PENDING' and call('ZSCORE', P .. 'held', id) then place(t) end
+    if t and t.s == 'PENDING' and call('ZSCORE', P .. 'held', id) then put(t) end
   end
   local left = call('LLEN', P .. 'sub:' .. sub)
   if left == 0 then
@@ -135,7 +138,7 @@ end
 
 local function remove_task(t)
   for need in string.gmatch(t.nd or '', '%S+') do call('LREM', P .. 'kids:' .. need, 0, t.id) end
-  call('DEL', P .. 't:' .. t.id, P .. 'p:' .. t.id, P .. 'kids:' .. t.id)
+  call('DEL', P .. 't:' .. t.id, P .. 'p:' .. t.id, P .. 'r:' .. t.id, P .. 'kids:' .. t.id)
   call('ZREM', P .. 'all', t.id)
   call('ZREM', P .. 'held', t.id)
   count(t, 'PENDING', -1)
