@@ -54,13 +54,15 @@ async def export_lines(
         + "\n"
     )
     wanted = await _chosen(engine, states) if states else None
-    flows: set[WorkflowId] = set()
+    flows: dict[WorkflowId, WorkflowRecord | None] = {}  # None: it is written
     async for record in _all(engine, archive):
         if isinstance(record, WorkflowRecord):
-            if record.id not in flows:
-                flows.add(record.id)
-                yield record.line()
-        elif wanted is None or record.id in wanted or (states and record.state in states):
+            flows.setdefault(record.id, record)
+        elif wanted is None or record.id in wanted or record.state in states:
+            flow = flows.get(record.workflow) if record.workflow else None
+            if flow is not None:
+                yield flow.line()
+                flows[flow.id] = None
             yield record.line()
     yield '{"end":true}\n'
 
@@ -69,7 +71,7 @@ async def _all(engine: Engine, archive: Archive | None) -> AsyncIterator[Record]
     """Of what is in both, the one in Redis."""
     if archive is not None:
         part: list[Record] = []
-        for record in archive.records():
+        for record in archive.in_order():
             part.append(record)
             if len(part) == IDS_A_CALL:
                 for one in await _only_archived(engine, part):
