@@ -16,7 +16,7 @@ from ai_infra.tasks.archive import Archive
 from ai_infra.tasks.engine import Engine
 
 DAY_S = 86400.0
-PART = 250  #: tasks a call; the server is busy with it for a few ms
+PART = 100  #: tasks a call; the server is busy with it for 3 ms
 PAUSE_S = 0.005  #: between parts, so that workers come first
 
 

@@ -4,8 +4,8 @@
 local KEEPING = {} -- the functions of this file; one name, for a chunk may have 200
 
 do
-  local ROW_BYTES = 2097152 -- a call answers with about as much
-  local LOOKUPS = 6000 -- and looks at so many other tasks, that it is over in milliseconds
+  local ROW_BYTES = 1048576 -- a call answers with about as much
+  local LOOKUPS = 2000 -- and looks at so many other tasks, that it is over in milliseconds
 
   local function record(id)
     local fields = call('HGETALL', P .. 't:' .. id)
