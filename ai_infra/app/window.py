@@ -130,6 +130,7 @@ class Window:
             self._connected() as engine,
             self._side(engine.run_timers(), "timers"),
             self._side(self._keep_status(engine), "status"),
+            self._side(self._keep_archive(engine), "archive"),
         ):
             await self._work(engine)
 
@@ -340,6 +341,12 @@ class Window:
             except Exception as exc:  # noqa: BLE001 the rim: a status line is not worth a process
                 self._log("status_line_failed", level="debug", reason=str(exc) or repr(exc))
             await asyncio.sleep(STATUS_EVERY_S)
+
+    async def _keep_archive(self, engine: Engine) -> None:
+        """Old finished tasks go into files, and what they left on disk goes."""
+        from ai_infra.app.keeping import Keeper
+
+        await Keeper(self._settings, engine, self._log).run()
 
     async def _others_gone(self) -> None:
         from ai_infra.supervisor.boot import living_names

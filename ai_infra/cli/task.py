@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ai_infra.app.command import agents_with_window, engine_now, settings_from_env
+from ai_infra.app.lookup import find_id, find_task
+from ai_infra.cli.dead_letters import dead_letters
 from ai_infra.cli.output import examples, json_option, print_json, run_async, show, width
+from ai_infra.cli.stats import stats
+from ai_infra.cli.transfer import export, import_
 from ai_infra.core import ids
 from ai_infra.core.errors import Exit, NotFound, UsageError
 from ai_infra.core.settings import Settings
 
 if TYPE_CHECKING:
-    from ai_infra.tasks.engine import Engine
     from ai_infra.tasks.task import Command, TaskView
 
 STATES = ["PENDING", "READY", "ASSIGNED", "IN_PROGRESS", "BLOCKED", "COMPLETED", "FAILED", "CANCELLED"]
@@ -23,7 +26,13 @@ STATES = ["PENDING", "READY", "ASSIGNED", "IN_PROGRESS", "BLOCKED", "COMPLETED",
 @examples("ai-infra task list", "ai-infra task submit code -- git --version")
 @click.group()
 def task() -> None:
-    """Submit, list, show, wait for, cancel, retry tasks."""
+    """Submit, list, show, wait for, cancel, retry tasks; dead letters, statistics, export and import."""
+
+
+task.add_command(dead_letters)
+task.add_command(stats)
+task.add_command(export)
+task.add_command(import_)
 
 
 @examples(
@@ -159,12 +168,12 @@ def list_(state: str | None, agent: str | None, limit: int, as_json: bool) -> No
 @click.argument("id")
 @json_option
 def show_(id: str, as_json: bool) -> None:
-    """Show one task: its state and why, attempts, checks, output. ID may be cut short."""
+    """Show one task: its state and why, attempts, checks, output. ID may be cut short, and archived."""
     settings = settings_from_env()
 
     async def act() -> TaskView:
         async with engine_now(settings) as engine:
-            return await engine.get(await _find(engine, id))
+            return await find_task(settings, engine, id)
 
     _show(run_async(act()), as_json)
 
@@ -182,7 +191,10 @@ def wait(ids_: tuple[str, ...], timeout_s: float | None, as_json: bool) -> int:
 
     async def act() -> list[TaskView]:
         async with engine_now(settings) as engine:
-            return await engine.wait([await _find(engine, text) for text in ids_], timeout_s)
+            found = [await find_task(settings, engine, text) for text in ids_]
+            ended = await engine.wait([view.id for view in found if not view.archive], timeout_s)
+            fresh = {view.id: view for view in ended}
+            return [fresh.get(view.id, view) for view in found]
 
     views = run_async(act())
     if as_json:
@@ -204,7 +216,8 @@ def cancel(id: str, as_json: bool) -> None:
 
     async def act() -> Any:
         async with engine_now(settings) as engine:
-            return await engine.cancel(await _find(engine, id), reason="cancelled by a person")
+            task = await find_id(settings, engine, id)
+            return await engine.cancel(task, reason="cancelled by a person")
 
     verdict = run_async(act())
     if as_json:
@@ -226,7 +239,7 @@ def retry(id: str, as_json: bool) -> None:
 
     async def act() -> list[ids.TaskId]:
         async with engine_now(settings) as engine:
-            return await engine.retry(await _find(engine, id))
+            return await engine.retry(await find_id(settings, engine, id))
 
     again = run_async(act())
     if as_json:
@@ -239,18 +252,6 @@ def retry(id: str, as_json: bool) -> None:
 def exit_of(views: list[TaskView]) -> Exit:
     """0 if every task is COMPLETED."""
     return Exit.OK if all(view.state == "COMPLETED" for view in views) else Exit.FAILED
-
-
-async def _find(engine: Engine, text: str) -> ids.TaskId:
-    """The task whose id begins with `text`. Raises NotFound, UsageError when there are several."""
-    if not ids.is_id(text):
-        raise UsageError(f"{text!r} is no task id")
-    found = await engine.find_by_prefix(text)
-    if not found:
-        raise NotFound(f"no task {text!r}; `ai-infra task list` shows them")
-    if len(found) > 1 and text not in found:
-        raise UsageError(f"{text!r} may mean {', '.join(found[:5])}; give more of the id")
-    return ids.TaskId(text) if text in found else found[0]
 
 
 def _show(view: TaskView, as_json: bool) -> None:

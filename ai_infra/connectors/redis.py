@@ -14,10 +14,12 @@ which a Redis cluster would refuse. Only server time is used, in ms.
                               ck/rk token of the last cancel/retry call, sb its submit,
                               k it has dependants, sc score in the queue, md longest retry delay ms,
                               x it has some of: nb not before, dd deadline, dx it has passed,
-                              ky unique key, lk locks, lw what keeps it back
+                              ky unique key, lk locks, lw what keeps it back,
+                              au upstream that did not succeed and is archived,
+                              im held by an import: the state it had
     p:TASK            string  the spec, as JSON                                              with the task
     r:TASK            string  the last result, as JSON                                       with the task
-    kids:TASK         list    tasks that need it                                             when it completes
+    kids:TASK         list    tasks that need it                                             with the task
     all               zset    every task by sequence
     ready:AGENT       zset    what can run, by `sc`: (10 - priority) * step + sequence: priority, then age
     aside:AGENT       zset    READY tasks that a lock or a paused workflow keeps back, by the same
@@ -43,6 +45,7 @@ which a Redis cluster would refuse. Only server time is used, in ms.
     m:AGENT:MINUTE    hash    done failed retried wait_ms run_ms                             after an hour
     minutes:AGENT     zset    the minutes that have such a hash                              after an hour
     wf:FLOW wt:FLOW   hash, list   header and ts; its tasks in order of submission
+    wa:FLOW           string  how many of them are archived already; they are counted still  with the last
     wfs               zset    workflows by the instant they were submitted
     subs sub:SUB      zset, list   submits under way, by deadline; their tasks
     commits           set     submits that are being released
@@ -93,6 +96,8 @@ _LIBRARY_FILES = (
     "timers",
     "cancel",
     "look",
+    "archive",
+    "import",
     "upgrade",
     "functions",
 )  # each uses what stands before it

@@ -64,12 +64,15 @@ class SupervisorSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class TaskSettings:
-    """Leases and the bounds of one attempt."""
+    """Leases, the bounds of one attempt, and how long what has ended is kept."""
 
     lease_s: float = _above(1)
     grace_s: float = _above(0)
     output_max_bytes: int = _above(1024)
     temp_max_age_s: float = _above(0)
+    keep_finished: int = _above(0)
+    keep_finished_days: float = _above(0)
+    keep_logs_days: float = _above(0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,6 +32,7 @@ def task_detail(task: TaskView, width: int = 80, *, now: datetime | None = None)
         *_said("why", why(task), width),
         *_said("attempt", f"{task.attempt} of {task.last_attempt}" if task.attempt else "", width),
         *_said("times", _times(task, at), width),
+        *_said("archive", f"{task.archive}: Redis has it no more" if task.archive else "", width),
         *_commands(task, result),
         *_checks(result),
         *_value(result, width),
@@ -143,7 +144,7 @@ def _tail(result: Mapping[str, Any]) -> list[Line]:
 
 
 def _again(task: TaskView) -> list[Line]:
-    if task.state not in (State.FAILED, State.CANCELLED):
+    if task.archive or task.state not in (State.FAILED, State.CANCELLED):
         return []
     return [_labelled("again", ink(f"ai-infra task retry {task.id}", Style.BOLD))]
 

@@ -68,6 +68,9 @@ PHRASES: Mapping[str, str] = {
     "attempt_crashed": "a bug of ours ended the attempt at {task}: {reason} (the trace is in its log file)",
     "side_task_failed": "a part of this process failed, so it stops: {reason}",
     "cancel_reached": "{task} is being cancelled",
+    "tasks_archived": "moved {tasks} finished tasks into the archive",
+    "litter_removed": "removed {entries} logs and folders of archived tasks",
+    "archive_failed": "could not archive finished tasks, trying again: {reason}",
     "temp_cleaned": "removed {entries} old entries from temp/",
     "temp_not_cleaned": "temp/ could not be cleaned: {reason}",
 }

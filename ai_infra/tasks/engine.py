@@ -4,7 +4,8 @@ Every transition is one call of the function library (connectors/engine/) and at
 checks what is submitted, remembers which tasks its workers were given, and waits without polling. Tasks run
 at least once: a lease may end while a slow worker still runs, then another gets the task and the fence
 refuses the slow one's result. Whatever raised ConnectorUnavailable may have happened; every method may be
-called again with the same arguments. What a worker calls is in working.py, what only reads in looking.py.
+called again with the same arguments. What a worker calls is in working.py, what only reads in looking.py,
+what goes into files and comes out of them in keeping.py.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from ai_infra.connectors.wire import Word
 from ai_infra.core.errors import ConnectorError, ConnectorUnavailable
 from ai_infra.core.ids import AgentName, TaskId, WorkflowId, new_id
 from ai_infra.tasks.calls import BLOCK_S, IDS_A_CALL, clean
+from ai_infra.tasks.keeping import Keeping
 from ai_infra.tasks.looking import Looking
 from ai_infra.tasks.spec import dump_header
 from ai_infra.tasks.submit import batches, ordered
@@ -29,7 +31,7 @@ from ai_infra.tasks.working import Working
 _AWAY_RETRY_S = 0.2
 
 
-class Engine(Working, Looking):
+class Engine(Working, Looking, Keeping):
     """The task queue on one Redis. Close it before its connection's event loop ends."""
 
     def __init__(self, connection: Connection, aging_s: float = 0.0) -> None:

@@ -6,11 +6,12 @@ the server side of it connectors/engine/ (a test holds its table of moves equal 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from ai_infra.core.errors import UsageError
 from ai_infra.core.ids import AgentName, TaskId, WorkerId, WorkflowId
@@ -158,9 +159,8 @@ class TaskView:
     waits: tuple[TaskId, ...]  #: their ids
     excused: int = 0  #: runs that count against no limit: cut short, or before a person said retry
     deaths: int = 0  #: runs that ended with their worker
-    kept_by: str = (
-        ""  #: why a READY task does not run: "lock NAME" is taken, or "flow": its workflow is paused
-    )
+    kept_by: str = ""  #: why a READY task waits: "lock NAME" is taken, or "flow": its workflow is paused
+    archive: str | None = None  #: the file it was moved to; it is not in Redis any more
 
     @property
     def last_attempt(self) -> int:
@@ -221,6 +221,12 @@ class WorkflowView:
     state: State
     counts: Mapping[State, int]
     paused: str = ""  #: why nothing more of it starts; "" while it goes on
+
+    @classmethod
+    def of(cls, header: WorkflowHeader, tasks: Sequence[TaskView]) -> Self:
+        """One whose tasks are all at hand."""
+        counts = Counter(view.state for view in tasks)
+        return cls(header=header, tasks=tuple(tasks), state=workflow_state(counts), counts=counts)
 
 
 def workflow_state(counts: Mapping[State, int]) -> State:

@@ -34,6 +34,10 @@ local FUNCTIONS = {
   { 'cancel', cancel, WORKS }, { 'cancel_workflow', cancel_workflow, WORKS }, { 'retry', retry, WORKS },
   { 'watch', watch, WORKS }, { 'unwatch', unwatch, WORKS }, { 'upgrade', upgrade, WORKS },
   { 'pause_agent', pause_agent, WORKS }, { 'pause_workflow', pause_workflow, WORKS }, { 'limit', limit_agent, WORKS },
+  { 'finished', KEEPING.finished, READS }, { 'forget', KEEPING.forget, WORKS },
+  { 'dropped', KEEPING.dropped, READS }, { 'missing', KEEPING.missing, READS },
+  { 'records', KEEPING.records, READS }, { 'history', KEEPING.history, READS },
+  { 'import', KEEPING.import, {} },
 }
 for i = 1, #FUNCTIONS do -- ipairs is not there yet
   local f = FUNCTIONS[i]
