@@ -102,7 +102,9 @@ class TestWhatGoes:
             assert left == [
                 "ai:agents",
                 "ai:events",
+                "ai:leases",
                 "ai:n:code",
+                "ai:schema",
                 "ai:seq",
                 "ai:timer",
                 "ai:timer:inbox",
