@@ -295,6 +295,7 @@ class Window:
 
     async def _beat(self, engine: Engine, worker: ids.WorkerId | None) -> Any:
         settings = self._settings
+        self._process.keep_lock()
         said = await engine.beat(
             self._process.name,
             worker,

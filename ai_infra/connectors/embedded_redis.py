@@ -92,7 +92,7 @@ class EmbeddedRedis:
         return self._process.pid
 
     async def watch(self, ping: Ping | None = None) -> None:
-        """Return never: raises Failed when the server ended, or was killed because it hung.
+        """Return never: raises Failed when the server ended, lost its socket, or was killed because it hung.
 
         It hangs when `ping` (by default one on a connection of its own) had no answer for HUNG_AFTER_S.
         """
@@ -104,6 +104,8 @@ class EmbeddedRedis:
                 done, _ = await asyncio.wait([ended], timeout=PING_EVERY_S)
                 if done:
                     raise Failed(f"redis-server ended ({_how(ended.result())}): {self._last_words}")
+                if not self._home.redis_socket.exists():  # nobody can come to us any more
+                    raise Failed(f"{self._home.redis_socket} was removed")
                 if await _in_time((ping or self._is_alive)()):
                     answered_s = time.monotonic()
                 elif time.monotonic() - answered_s >= HUNG_AFTER_S:

@@ -125,6 +125,13 @@ class FileLock:
         os.ftruncate(self._fd, 0)
         os.pwrite(self._fd, json.dumps(value).encode(), 0)
 
+    def is_in_place(self) -> bool:
+        """Whether the file is still the one that others look at; a person may have removed it."""
+        try:
+            return os.path.samestat(os.fstat(self.fileno()), os.stat(self.path))
+        except OSError:
+            return False
+
     def fileno(self) -> int:
         """The descriptor that holds the lock; a child that inherits it holds the lock, too."""
         assert self._fd is not None, "not held"

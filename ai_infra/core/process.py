@@ -99,7 +99,7 @@ class Process:
             raise Conflict(
                 f"{self.name}: already running as pid {holder}; `ai-infra restart {self.name}` replaces it"
             )
-        self._lock.write({"pid": os.getpid(), "worker": self.worker, "started_at": self._started_s})
+        self._say_who()
         self.log("started", pid=os.getpid(), worker=self.worker)
         code, reason = Exit.OK, "finished"
         try:
@@ -109,6 +109,27 @@ class Process:
             code, reason = self._explain(exc)
         self._record_end(code, reason)
         return code
+
+    def keep_lock(self) -> None:
+        """Take the lock again if its file was removed, for others know by it that we live; called often."""
+        if self._lock.is_in_place():
+            return
+        again = durable.FileLock(self._lock.path)
+        try:
+            taken = again.try_acquire()
+        except AiInfraError:
+            return  # the home is gone, or the disk full: we live on, unseen
+        if not taken:
+            self.log("lock_lost", level="error")
+            self.begin_stop()
+            return
+        self._lock.release()
+        self._lock = again
+        self._say_who()
+        self.log("lock_made_again", level="warning")
+
+    def _say_who(self) -> None:
+        self._lock.write({"pid": os.getpid(), "worker": self.worker, "started_at": self._started_s})
 
     async def _with_signals(self, main: Callable[[], Awaitable[None]]) -> None:
         loop = asyncio.get_running_loop()

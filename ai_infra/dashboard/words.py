@@ -43,6 +43,8 @@ PHRASES: Mapping[str, str] = {
     "started": "started as pid {pid}",
     "ready": "ready after {after_s} s",
     "stop_asked": "asked to stop ({signal}); finishing what runs",
+    "lock_lost": "its lock file was removed and another process holds the new one; ends",
+    "lock_made_again": "its lock file was removed, and is made again",
     "stopped_by_error": "stopped: {reason}",
     "crashed": "crashed: {reason} (the trace is in its log file)",
     "exited": "ended, exit {code}: {reason}",

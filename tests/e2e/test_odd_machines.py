@@ -220,6 +220,21 @@ def test_logs_that_were_removed_under_a_session_begin_anew(session: Installation
     assert {window: session.pid(window) for window in WINDOWS} == pids
 
 
+def test_locks_and_socket_that_were_removed_are_made_again(machine: Installation) -> None:
+    machine.configure("supervisor: {heartbeat_s: 0.5}\n")
+    machine.ok("up")
+    pids = {window: machine.pid(window) for window in WINDOWS}
+    redis = pids.pop("redis")
+    for path in [*machine.home.run.glob("*.lock"), machine.home.redis_socket]:
+        path.unlink()
+    wait_until(lambda: all(machine.pid(name) == pid for name, pid in pids.items()), 10, "the locks are back")
+    machine.wait_healed("redis", redis or 0)
+    machine.ok("up")
+    machine.ok("task", "submit", "code", "--wait", "--", "true")
+    assert machine.json("status")["is_well"]
+    assert {window: machine.pid(window) for window in pids} == pids
+
+
 def test_a_home_that_was_removed_does_not_hide_the_session_from_down(session: Installation) -> None:
     pids = [session.pid(window) for window in WINDOWS]
     subprocess.run(["rm", "-rf", str(session.home.root)], check=True)

@@ -559,6 +559,19 @@ def test_a_fatal_word_without_a_time_is_not_lost() -> None:
 # -- hung, and cancelled -------------------------------------------------------------------------------------
 
 
+def test_a_server_whose_socket_was_removed_ends_by_name(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "PING_EVERY_S", 0.05)
+
+    async def look(server: EmbeddedRedis) -> None:
+        place.home.redis_socket.unlink()
+        with pytest.raises(Failed, match=r"redis\.sock was removed"):
+            await asyncio.wait_for(server.watch(), 10)
+
+    place.serving(look)
+
+
 def test_a_stopped_server_is_noticed_by_pings_of_its_own(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
