@@ -43,7 +43,7 @@ class Exchange:
     def open(self, inputs: Mapping[str, Any] | None) -> None:
         """Make the folder, empty but for the inputs, if there are any. Raises SystemProblem."""
         try:
-            shutil.rmtree(self._folder.parent, ignore_errors=True)  # left by an agent that was killed, too
+            _clear(self._folder.parent)  # also what an agent left that was killed
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             if inputs is not None:
                 self.inputs.write_text(json.dumps(_whole(inputs)) + "\n", encoding="utf-8")
@@ -66,6 +66,14 @@ class Exchange:
     def close(self) -> None:
         """Remove the folder. Twice is safe."""
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _clear(folder: Path) -> None:
+    """Remove a folder, or what a task has put in its place."""
+    if folder.is_symlink() or folder.is_file():
+        folder.unlink()
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _whole(inputs: Mapping[str, Any]) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from ai_infra.tasks.task import (
 
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _MAX_NEEDS = 5000
+_MAX_RULES = 20  #: of one list; each may be a search of seconds
 _MAX_LOCKS = 20
 
 
@@ -123,7 +124,10 @@ def _retry_problems(spec: TaskSpec) -> list[tuple[str, str]]:
             ("soft_timeout_s", f"{spec.soft_timeout_s:g} is not below timeout_s, {spec.timeout_s:g}")
         )
     for name in ("retry_only_for", "retry_not_for"):
-        found += [(name, problem) for rule in getattr(spec, name) if (problem := rule_problem(rule))]
+        rules = getattr(spec, name)
+        if len(rules) > _MAX_RULES:
+            found.append((name, f"holds {len(rules)} rules, more than {_MAX_RULES}"))
+        found += [(name, problem) for rule in rules if (problem := rule_problem(rule))]
     return found
 
 

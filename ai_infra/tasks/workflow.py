@@ -25,7 +25,7 @@
       report:
         agent: infra
         needs: [inventory, look]        # look: all of them
-        needs_rule: all_done            # or all_succeeded, which is the default
+        needs_rule: all_done            # or any_done, or all_succeeded, the default
         run: ['echo {{ tasks.inventory.result.files }}; cat "$AI_INFRA_INPUTS"']
 
 Further keys of a task: description, priority, max_attempts, retry_delay_s, env, cwd. Checks of `expect`:

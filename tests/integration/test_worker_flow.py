@@ -143,6 +143,19 @@ def test_a_value_that_is_no_good_fails_the_task(life: Life, command: str, said: 
     assert said in found.error
 
 
+@pytest.mark.parametrize(
+    "how", ["echo > exchange", "ln -s /etc exchange", "mkdir -p exchange/w-1.b/result.json/x"]
+)
+def test_what_a_task_does_to_the_folder_harms_no_other(life: Life, how: str) -> None:
+    tasks = {
+        "a": {"run": [f"cd; rm -r exchange; {how}"]},
+        "b": {"needs": ["a"], "needs_rule": "all_done", "run": ["test -s $AI_INFRA_INPUTS", *hand_in(1)]},
+    }
+    found = work_off(life, tasks)["b"]
+    assert (found.state, found.error) == (State.COMPLETED, None)
+    assert Path("/etc/passwd").exists()
+
+
 def test_a_value_of_an_earlier_attempt_does_not_count(life: Life) -> None:
     run = ['[ $AI_INFRA_ATTEMPT = 2 ] || { echo 1 > "$AI_INFRA_RESULT"; exit 1; }']
     found = work_off(life, {"a": {"run": run}})["a"]
