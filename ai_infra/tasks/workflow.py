@@ -28,8 +28,9 @@
         needs_rule: all_done            # or any_done, or all_succeeded, the default
         run: ['echo {{ tasks.inventory.result.files }}; cat "$AI_INFRA_INPUTS"']
 
-Further keys of a task: description, priority, max_attempts, retry_delay_s, env, cwd. Checks of `expect`:
-exit_code, output_matches, file, json ({file, path, equals}), command.
+Further keys of a task: description, priority, max_attempts, retry_delay_s, env, cwd; locks (names: of the
+tasks that have one in common one runs at a time), delay_s and deadline_s (from the submission on). Checks of
+`expect`: exit_code, output_matches, file, json ({file, path, equals}), command.
 
 What templates and conditions may name is in names.py, how texts are filled in template.py, conditions in
 condition.py, for_each in foreach.py, retry rules in retry.py. A condition that is false ends its task as

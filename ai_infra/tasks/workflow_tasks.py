@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from datetime import UTC, datetime, timedelta
 from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
@@ -37,6 +38,9 @@ _KEYS = (
     "when",
     "soft_timeout_s",
     "retry",
+    "locks",
+    "delay_s",
+    "deadline_s",
 )
 _DAY_S = 86400
 # key: kind, least, most
@@ -53,6 +57,9 @@ _RETRY: Mapping[str, tuple[str, type, float, float]] = {
     "delay_s": ("retry_delay_s", float, 0, _DAY_S),
     "max_delay_s": ("retry_max_delay_s", float, 0, _DAY_S),
 }
+# key: field of the spec; seconds from the submission on
+_INSTANTS = {"delay_s": "not_before", "deadline_s": "deadline_at"}
+_LONGEST_S = 366 * _DAY_S
 _RULES = {"only_for": "retry_only_for", "not_for": "retry_not_for"}
 
 
@@ -71,6 +78,7 @@ class _Tasks:
     ) -> None:
         self.file, self.values, self.agents, self.workflow = file, values, agents, workflow
         self.look = Reader(file, {})
+        self.now = datetime.now(UTC)  #: what delays and deadlines count from, one instant for all
         self.names: Mapping[str, Any] = self.look.mapping("tasks")
         self.items: dict[str, list[Any]] = {}  #: of the tasks with for_each
 
@@ -201,6 +209,8 @@ class _Task(Reader):
             values=values,
             when=when,
             **self._numbers(*key),
+            locks=self._locks(*key, "locks"),
+            **self._instants(*key),
             **self._retry(*key, "retry"),
         )
 
@@ -255,6 +265,15 @@ class _Task(Reader):
         """The numeric keys that are given."""
         found = {name: self.number(*limits, *key, name) for name, limits in _NUMBERS.items()}
         return {name: value for name, value in found.items() if value is not None}
+
+    def _locks(self, *key: Key) -> tuple[str, ...]:
+        texts = (self.scalar(*key, i) for i in range(self.length(*key)))
+        return tuple(self._now(text, *key, i) for i, text in enumerate(texts))
+
+    def _instants(self, *key: Key) -> dict[str, Any]:
+        """`delay_s` and `deadline_s`, as fields of the spec."""
+        found = {field: self.number(float, 0, _LONGEST_S, *key, name) for name, field in _INSTANTS.items()}
+        return {field: self._tasks.now + timedelta(seconds=s) for field, s in found.items() if s is not None}
 
     def _retry(self, *key: Key) -> dict[str, Any]:
         """`retry:`, as fields of the spec."""

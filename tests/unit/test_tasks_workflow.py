@@ -91,6 +91,16 @@ def test_everything_arrives(tmp_path: Path) -> None:
     assert second.run == (("cat", "wf-1", "3"),)
 
 
+def test_locks_and_times(tmp_path: Path) -> None:
+    more = "    locks: [repo, '{{ params.db }}']\n    delay_s: 60\n    deadline_s: 3600\n"
+    _, (task,) = load(tmp_path, "params: {db: {default: main}}\n" + T + more)
+    assert task.locks == ("repo", "main")
+    assert task.not_before is not None
+    assert task.deadline_at is not None
+    assert (task.deadline_at - task.not_before).total_seconds() == 3540
+    assert load_spec(dump_spec(task)) == task
+
+
 T = "name: w\ntasks:\n  a:\n    agent: code\n    run: [[x]]\n"  # a good one to which bad lines are added
 
 U = T + "  b:\n    agent: qa\n    needs: [a]\n    run: [[y]]\n"  # and a task that needs it
@@ -100,6 +110,10 @@ U = T + "  b:\n    agent: qa\n    needs: [a]\n    run: [[y]]\n"  # and a task th
     ("text", "line", "words"),
     [
         (T + "    priorty: 3\n", 6, "tasks.a.priorty: unknown key; did you mean 'priority'"),
+        (T + "    locks: [Repo]\n", 3, "locks 'Repo' is not a name"),
+        (T + "    locks: repo\n", 6, "must be a list"),
+        (T + "    delay_s: -1\n", 6, "must be a number from 0"),
+        (T + "    delay_s: 9\n    deadline_s: 5\n", 3, "could never run"),
         (T + "taks: 1\n", 6, "taks: unknown key; did you mean 'tasks'"),
         (T.replace("agent: code", "agent: cod"), 4, "unknown agent 'cod'; known: code, qa, research"),
         (T.replace("    agent: code\n", ""), 3, "tasks.a.agent: is missing"),
