@@ -60,7 +60,7 @@ async def engine_now(settings: Settings, wait_s: float = 2.0) -> AsyncIterator[E
         connection = await Connection.open(
             settings.redis_url, prefix=settings.redis.prefix, wait_s=wait_s, owner=owner_of(settings)
         )
-        engine = Engine(connection)
+        engine = Engine(connection, settings.tasks.aging_s)
         try:
             yield engine
         finally:

@@ -58,7 +58,10 @@ PHRASES: Mapping[str, str] = {
     "task_started": "{name} started, attempt {attempt} ({task})",
     "task_ended": "{name} {state}, attempt {attempt}, {duration_s} s, {reason} ({task})",
     "outcome_refused": "the outcome of {task} came too late: {reason}",
-    "cancel_reached": "{task} is being cancelled",
+    "cancel_reached": "{task} is being stopped: {reason}",
+    "paused": "paused: {reason}; what runs is finished, nothing new begins",
+    "resumed": "goes on",
+    "rate_limited": "begins at most {rate_per_minute} tasks a minute",
     "temp_cleaned": "removed {entries} old entries from temp/",
 }
 

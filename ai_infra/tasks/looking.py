@@ -59,6 +59,10 @@ class Looking(Calls):
         """Workflows, newest first, without their tasks."""
         return [read_workflow(row) for row in await self._call("workflows", limit)]
 
+    async def paused_workflows(self) -> list[WorkflowView]:
+        """Workflows that are paused, without their tasks; those that ended meanwhile included."""
+        return [read_workflow(row) for row in await self._call("paused")]
+
     async def counts(self) -> dict[AgentName, AgentCounts]:
         """The queue and the last hour of every agent."""
         return {AgentName(row[0]): read_counts(row[1:]) for row in sorted(await self._call("counts"))}
