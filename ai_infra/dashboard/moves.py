@@ -14,6 +14,7 @@ from ai_infra.tasks.task import TERMINAL, TaskView
 from ai_infra.tasks.views import Event
 
 BLOCK_S = 60.0  #: the longest sleep in Redis without a move
+BATCH = 500  #: entries read at once
 _TRIES = 5  #: to read a task while nothing moves
 _MOVE_CELLS = 27  #: "in progress → ✓ completed" and a little more
 
@@ -48,7 +49,9 @@ async def follow_moves(engine: Engine, wanted: Wanted, show: Show, say: Say) -> 
     if view is not None:
         show(as_it_stands(view))
     while view is None or view.state not in TERMINAL:
-        events = await patiently(lambda after=last: engine.events(after, BLOCK_S), say)  # type: ignore[misc]
+        events, missed = await patiently(lambda after=last: _next(engine, after), say)  # type: ignore[misc]
+        if missed:
+            say("moves came faster than they were read; some are not shown")
         for event in events:
             if wanted.has(event):
                 show(event)
@@ -56,6 +59,13 @@ async def follow_moves(engine: Engine, wanted: Wanted, show: Show, say: Say) -> 
         if wanted.task is not None and (not events or any(e.task == wanted.task for e in events)):
             view = await patiently(lambda: engine.get(wanted.task or TaskId("")), say)
     return view
+
+
+async def _next(engine: Engine, after: str) -> tuple[list[Event], bool]:
+    """The next moves, and whether some before them are lost: the stream holds the newest ones only."""
+    events = await engine.events(after, BLOCK_S, BATCH)
+    lags = len(events) >= BATCH and after != "0-0"
+    return events, lags and await engine.has_forgotten(after)
 
 
 async def _begin(engine: Engine, task: TaskId | None) -> tuple[str, TaskView | None]:

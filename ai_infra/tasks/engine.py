@@ -35,7 +35,7 @@ class Engine(Working, Looking):
     def __init__(self, connection: Connection, aging_s: float = 0.0) -> None:
         """`aging_s`: the age that is worth one step of priority, for what is submitted here; 0: none is."""
         super().__init__(connection)
-        self._aging_ms = round(aging_s * 1000)
+        self._aging_ms = as_ms(aging_s) if aging_s else 0
         self._timer = Inbox(connection, "timer:inbox")
 
     def close(self) -> None:

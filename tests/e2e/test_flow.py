@@ -34,8 +34,8 @@ def session() -> Iterator[Installation]:
         found.close()
 
 
-def submit(session: Installation, agent: str, *words: str) -> str:
-    return session.ok("task", "submit", agent, *words).strip()
+def submit(session: Installation, agent: str, *words: str, **env: str) -> str:
+    return session.ok("task", "submit", agent, *words, **env).strip()
 
 
 def ended(session: Installation, task_id: str, timeout_s: float = 20) -> Any:
@@ -167,6 +167,21 @@ def test_an_agent_with_a_rate_begins_evenly(session: Installation) -> None:
     assert all(later - earlier > 0.45 for earlier, later in itertools.pairwise(began))
     assert "120/min" in session.ok("agent", "list")
     assert "begins at most 120 tasks a minute" in session.ok("logs", "qa")
+
+
+def test_age_makes_up_for_priority_as_the_settings_say(session: Installation) -> None:
+    session.ok("agent", "pause", "data")
+    orders = []
+    for aging in ("0.2", "0"):
+        old = submit(session, "data", "--priority", "1", "--", "true", AI_INFRA_TASKS_AGING_S=aging)
+        since = time.monotonic()
+        wait_until(lambda since=since: time.monotonic() - since > 2.5, 10, "it is old")  # type: ignore[misc]
+        new = submit(session, "data", "--priority", "10", "--", "true", AI_INFRA_TASKS_AGING_S=aging)
+        orders.append([old, new])
+    session.ok("agent", "resume", "data")
+    began = {task: at(ended(session, task)["started_at"]) for pair in orders for task in pair}
+    assert began[orders[0][0]] < began[orders[0][1]]
+    assert began[orders[1][0]] > began[orders[1][1]]
 
 
 # -- times --------------------------------------------------------------------------------------------------

@@ -775,6 +775,10 @@ class TestLooking:
             )
             await work.refresh(e)
             assert ([t.id for t in work.tasks], len(work.workflows)) == ([], 1)
+            await e.pause_workflow(WorkflowId("w"), "x")  # which is no move
+            await work.refresh(e, ("w",))
+            assert work.workflows[0].paused == "x"
+            await e.resume_workflow(WorkflowId("w"))
             claim = await claimed(e)
             await work.refresh(e)
             assert [t.id for t in work.tasks] == ["a"]
