@@ -64,6 +64,10 @@ class Worker:
             self._process.log("commands_left", level="error", pids=left)
         if ended or released:
             self._process.log("recovered", commands_ended=ended, tasks_released=list(released or ()))
+        rate = self._settings.agents[self._agent].rate_per_minute
+        await self._persist(lambda: self._engine.limit_agent(self._agent, rate))
+        if rate:
+            self._process.log("rate_limited", rate_per_minute=rate)
 
     async def serve(self) -> None:
         """Work until asked to stop; on return nothing runs and no task is held.
@@ -88,10 +92,14 @@ class Worker:
         if self._broken is not None:
             raise self._broken
 
-    def cancel(self, task: ids.TaskId) -> None:
+    def note_pause(self, reason: str) -> None:
+        """Hear, with every heartbeat, why the agent is paused; "" when it is not."""
+        self._telling.paused(reason, working=self._attempt is not None)
+
+    def cancel(self, task: ids.TaskId, reason: str = "") -> None:
         """Stop a running task, if it is the one."""
         if self._attempt is not None and self._attempt.claim.spec.id == task:
-            self._process.log("cancel_reached", task=task)
+            self._process.log("cancel_reached", task=task, reason=reason or "cancelled")
             self._attempt.cancel()
 
     async def _beside(self, work: Coroutine[Any, Any, None]) -> None:
@@ -135,7 +143,7 @@ class Worker:
             if notice.kind == "task" and notice.claim is not None:
                 self._handed.put_nowait(notice.claim)
             elif notice.kind == "cancel" and notice.task is not None:
-                self.cancel(notice.task)
+                self.cancel(notice.task, notice.reason)
 
     async def _until_stop(self, waiting: Awaitable[T]) -> T | None:
         """The result of `waiting`, or None when the stop comes first."""

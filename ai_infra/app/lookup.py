@@ -33,7 +33,7 @@ async def find_task(settings: Settings, engine: Engine, text: str) -> TaskView:
 
 
 async def find_id(settings: Settings, engine: Engine, text: str) -> ids.TaskId:
-    """The id of a task that is in Redis: one that can be acted on. Raises Conflict for an archived one."""
+    """The id of a task that is in Redis: one that can be acted on. Conflict for an archived one."""
     found = await _in_redis(engine, text)
     if found is not None:
         return found
@@ -43,15 +43,36 @@ async def find_id(settings: Settings, engine: Engine, text: str) -> ids.TaskId:
 
 async def find_workflow(settings: Settings, engine: Engine, text: str) -> WorkflowView:
     """The workflow whose id begins with `text`, with all its tasks. Raises NotFound, UsageError."""
-    known = [flow.header.id for flow in await engine.list_workflows(WORKFLOWS_LOOKED_AT)]
     archive = Archive(settings.home.archive)
-    if found := [name for name in known if name.startswith(text)]:
-        view = await engine.workflow(_only(text, found, ""))
+    found = await _workflow_in_redis(engine, text)
+    if found is not None:
+        view = await engine.workflow(found)
         if sum(view.counts.values()) > len(view.tasks):  # a part of it is archived
             view = _whole(view, archive.find_workflows(view.header.id).get(view.header.id))
         return view
-    archived = archive.find_workflows(text) if ids.is_id(text) else {}
+    archived = archive.find_workflows(text)
     return archived[_only(text, list(archived), f"no workflow {text!r}; `ai-infra workflow list` shows them")]
+
+
+async def find_workflow_id(settings: Settings, engine: Engine, text: str) -> ids.WorkflowId:
+    """The id of a workflow that is in Redis: one that can be acted on. Conflict for an archived one."""
+    found = await _workflow_in_redis(engine, text)
+    if found is not None:
+        return found
+    view = await find_workflow(settings, engine, text)
+    raise Conflict(f"workflow {view.header.id} is {view.state} and archived; it is only shown")
+
+
+async def _workflow_in_redis(engine: Engine, text: str) -> ids.WorkflowId | None:
+    if not ids.is_id(text):
+        raise UsageError(f"{text!r} is no workflow id")
+    known = [flow.header.id for flow in await engine.list_workflows(WORKFLOWS_LOOKED_AT)]
+    if found := [name for name in known if name.startswith(text)]:
+        return _only(text, found, "")
+    try:
+        return (await engine.workflow(ids.WorkflowId(text))).header.id  # an older one, by its whole id
+    except NotFound:
+        return None
 
 
 def _whole(view: WorkflowView, archived: WorkflowView | None) -> WorkflowView:

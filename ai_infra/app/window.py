@@ -118,6 +118,7 @@ class Window:
 
         async def beat() -> None:
             said = await self._beat(engine, self._process.worker)
+            worker.note_pause(said.paused)
             for task in (*said.cancelled, *said.lost):
                 worker.cancel(task)
 
@@ -262,7 +263,7 @@ class Window:
                 connection = await Connection.open(
                     self._settings.redis_url, prefix=redis.prefix, wait_s=10, owner=owner_of(self._settings)
                 )
-                return Engine(connection)
+                return Engine(connection, self._settings.tasks.aging_s)
             except ConnectorUnavailable as exc:
                 self._log("redis_away", level="warning", reason=str(exc))
                 await asyncio.sleep(RECONNECT_S)

@@ -11,6 +11,7 @@ import click
 from ai_infra.app.command import agents_with_window, engine_now, settings_from_env
 from ai_infra.app.lookup import find_workflow
 from ai_infra.cli.output import examples, json_option, print_json, run_async, show, width
+from ai_infra.cli.workflow_hold import cancel, pause, resume
 from ai_infra.core import ids
 from ai_infra.core.durable import system_problem
 from ai_infra.core.errors import Exit, NotFound, UsageError
@@ -24,7 +25,11 @@ if TYPE_CHECKING:
 @examples("ai-infra workflow list", "ai-infra workflow run six-tasks")
 @click.group()
 def workflow() -> None:
-    """Run a file of tasks that depend on each other."""
+    """Run a file of tasks that depend on each other; show, pause, cancel what was run."""
+
+
+for command in (cancel, pause, resume):
+    workflow.add_command(command)
 
 
 @examples(

@@ -27,6 +27,7 @@ which a Redis cluster would refuse. Only server time is used, in ms.
     wanted:LOCK       set     agents that have such tasks
     lock:LOCK         string  the task that holds it                                         while it runs
     gate:AGENT        hash    pz why it is paused, iv least ms between tasks, tat when the next may begin
+    paused            set     workflows that are paused
     reopen            zset    agents by the instant their gate opens
     key:KEY           string  the open task that was submitted with this unique key          with its end
     deadlines         zset    open tasks by the instant they must have ended

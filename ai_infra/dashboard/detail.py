@@ -10,6 +10,7 @@ from typing import Any
 
 from ai_infra.dashboard.clean import clean, output_line, wrap
 from ai_infra.dashboard.ink import Line, Page, Style, ink, join
+from ai_infra.dashboard.waiting import deadline_words, waits_for
 from ai_infra.dashboard.words import clock, duration, size, task_line
 from ai_infra.tasks.task import Command, State, TaskView
 
@@ -29,7 +30,10 @@ def task_detail(task: TaskView, width: int = 80, *, now: datetime | None = None)
         *_said("id", task.id, width),
         *_said("agent", f"{task.agent} (worker {task.worker})" if task.worker else task.agent, width),
         *_said("workflow", task.spec.workflow or "", width),
-        *_said("why", why(task), width),
+        *_said("why", why(task, at), width),
+        *_said("deadline", deadline_words(task, at), width),
+        *_said("locks", ", ".join(task.spec.locks), width),
+        *_said("key", task.spec.key or "", width),
         *_said("attempt", f"{task.attempt} of {task.last_attempt}" if task.attempt else "", width),
         *_said("times", _times(task, at), width),
         *_said("archive", f"{task.archive}: Redis has it no more" if task.archive else "", width),
@@ -43,20 +47,13 @@ def task_detail(task: TaskView, width: int = 80, *, now: datetime | None = None)
     return Page(tuple(line.cut(width) for line in lines))
 
 
-def why(task: TaskView) -> str:
+def why(task: TaskView, now: datetime) -> str:
     """Why the task is in its state, in words."""
     match task.state:
-        case State.BLOCKED:
-            named = ", ".join(task.waits[:MAX_NAMED]) + (" …" if len(task.waits) > MAX_NAMED else "")
-            return f"waits for {task.open_needs} of {len(task.spec.needs)} upstreams: {named}"
-        case State.PENDING if task.attempt:
-            return f"waits to be tried again after: {task.error or 'a failed attempt'}"
-        case State.PENDING:
-            return "held until its submit is complete"
+        case State.BLOCKED | State.PENDING:
+            return waits_for(task, now)
         case State.READY:
-            return f"waits for a free worker of {task.agent}" + (
-                f"; before: {task.error}" if task.error else ""
-            )
+            return waits_for(task, now) + (f"; before: {task.error}" if task.error else "")
         case State.ASSIGNED:
             return f"handed to {task.worker}, which has not begun"
         case State.IN_PROGRESS:

@@ -46,6 +46,17 @@ class AgentLoad:
     failed_last_hour: int = 0
     wait_s: float = 0.0  #: mean time from ready to start in the last hour
     duration_s: float = 0.0  #: mean run time in the last hour
+    paused: str = ""  #: why it begins no task; "" while it goes on
+    rate_per_minute: float = 0.0  #: it begins at most so many tasks a minute; 0: no limit
+
+
+@dataclass(frozen=True, kw_only=True)
+class PausedWorkflow:
+    """An open workflow of which nothing more begins."""
+
+    id: str
+    name: str
+    reason: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +94,7 @@ class Snapshot:
     redis_ok: bool
     durable: bool  #: whether an acknowledged task survives the death of Redis
     problems: tuple[str, ...]
+    paused_workflows: tuple[PausedWorkflow, ...] = ()
 
     @property
     def is_well(self) -> bool:
@@ -127,6 +139,7 @@ def take_snapshot(
     redis_ok: bool,
     durable: bool,
     problems: tuple[str, ...] = (),
+    paused_workflows: tuple[PausedWorkflow, ...] = (),
 ) -> Snapshot:
     """Put the three sources together; reads the ledger and locks, asks nobody else."""
     ledger = read_ledger(settings.home)
@@ -152,6 +165,7 @@ def take_snapshot(
         redis_ok=redis_ok,
         durable=durable,
         problems=problems + _tmux_problems(sight, ledger, str(settings.home.root)),
+        paused_workflows=paused_workflows,
     )
 
 

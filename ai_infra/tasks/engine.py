@@ -19,7 +19,7 @@ from ai_infra.connectors.redis import Connection
 from ai_infra.connectors.wire import Word
 from ai_infra.core.errors import ConnectorError, ConnectorUnavailable
 from ai_infra.core.ids import AgentName, TaskId, WorkflowId, new_id
-from ai_infra.tasks.calls import BLOCK_S, IDS_A_CALL, clean
+from ai_infra.tasks.calls import BLOCK_S, IDS_A_CALL, as_ms, clean
 from ai_infra.tasks.keeping import Keeping
 from ai_infra.tasks.looking import Looking
 from ai_infra.tasks.spec import dump_header
@@ -37,7 +37,7 @@ class Engine(Working, Looking, Keeping):
     def __init__(self, connection: Connection, aging_s: float = 0.0) -> None:
         """`aging_s`: the age that is worth one step of priority, for what is submitted here; 0: none is."""
         super().__init__(connection)
-        self._aging_ms = round(aging_s * 1000)
+        self._aging_ms = as_ms(aging_s) if aging_s else 0
         self._timer = Inbox(connection, "timer:inbox")
 
     def close(self) -> None:

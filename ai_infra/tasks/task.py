@@ -159,7 +159,11 @@ class TaskView:
     waits: tuple[TaskId, ...]  #: their ids
     excused: int = 0  #: runs that count against no limit: cut short, or before a person said retry
     deaths: int = 0  #: runs that ended with their worker
-    kept_by: str = ""  #: why a READY task waits: "lock NAME" is taken, or "flow": its workflow is paused
+    #: why a READY task does not run: "lock NAME" is taken; its "flow" (workflow) or its "agent" is paused;
+    #: the "rate" of its agent lets it begin only at `due_at`
+    kept_by: str = ""
+    kept_why: str = ""  #: the task that holds the lock, or the reason of the pause
+    due_at: datetime | None = None  #: when a PENDING task's delay ends; see also `kept_by`
     archive: str | None = None  #: the file it was moved to; it is not in Redis any more
 
     @property

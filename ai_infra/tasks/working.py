@@ -176,7 +176,7 @@ class Working(Calls):
         Raises Conflict when the Redis has become another installation's.
         """
         before = set(self._held.get(worker, ())) if worker else set()
-        owned, cancelled, suspects, at = await self._call(
+        owned, cancelled, suspects, at, paused = await self._call(
             "beat",
             name,
             worker or "",
@@ -192,6 +192,7 @@ class Working(Calls):
             cancelled=tuple(cancelled),
             lost=tuple(sorted(lost)),
             suspects=tuple(suspects),
+            paused=paused,
         )
 
     def _answered(self, reply: Any, agent: AgentName, worker: WorkerId, lease_s: float) -> Claim | None:

@@ -404,7 +404,9 @@ class Agent:
     def attempt(self, *run: Command, **more: Any) -> Attempt:
         spec = TaskSpec(id=TaskId("t-1"), name="x", agent=AgentName("code"), run=run, **more)
         claim = Claim(spec=spec, attempt=2, fence=1, worker=WorkerId("code.1"), state=State.IN_PROGRESS)
-        limits = TaskSettings(lease_s=30.0, grace_s=0.3, output_max_bytes=10**6, temp_max_age_s=0.0)
+        limits = TaskSettings(
+            lease_s=30.0, grace_s=0.3, output_max_bytes=10**6, temp_max_age_s=0.0, aging_s=0.0
+        )
         return Attempt(
             claim,
             home=self.home,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import shutil
 import tempfile
@@ -35,8 +36,11 @@ class Window:
     """An agent's window; `breaks_on` is a command that it cannot bear to see."""
 
     breaks_on = ""
+    idle_said = 0
 
-    def idle(self, counts: Mapping[str, int]) -> None: ...
+    def idle(self, counts: Mapping[str, int]) -> None:
+        self.idle_said += 1
+
     def task_started(self, spec: TaskSpec, attempt: int) -> None: ...
     def output(self, chunk: bytes) -> None: ...
     def command_ended(self, exit_code: int, duration_s: float) -> None: ...
@@ -68,8 +72,8 @@ class Life:
     async def _run(self, body: Callable[[Life], Awaitable[None]]) -> None:
         self.process = Process(WindowName("code"), self.home, self.log)
         async with engine_on(self.address) as self.person, engine_on(self.address) as engine:
-            worker = Worker(self.process, self.settings, engine, self.window, ENV)
-            self.serving = asyncio.create_task(worker.serve())
+            self.worker = Worker(self.process, self.settings, engine, self.window, ENV)
+            self.serving = asyncio.create_task(self.worker.serve())
             try:
                 await body(self)
             finally:
@@ -295,3 +299,37 @@ def test_commands_that_cannot_be_ended_are_told(life: Life, monkeypatch: pytest.
     asyncio.run(main())
     assert [event["pids"] for event in life.events("commands_left")] == [[4242]]
     assert [event["commands_ended"] for event in life.events("recovered")] == [2]
+
+
+# -- pauses and rates ---------------------------------------------------------------------------------------
+
+
+def test_a_pause_is_said_once_and_so_is_its_end(life: Life) -> None:
+    async def body(life: Life) -> None:
+        async def waits() -> bool:
+            return life.window.idle_said == 1
+
+        await wait_until_async(waits, 10, "it says that it waits")
+        for reason in ("", "disk is full", "disk is full", "disk is full (bob)", "", ""):
+            life.worker.note_pause(reason)
+
+    life.run(body)
+    assert [entry["reason"] for entry in life.events("paused")] == ["disk is full", "disk is full (bob)"]
+    assert len(life.events("resumed")) == 1
+    assert life.window.idle_said == 2
+
+
+def test_a_new_life_brings_its_rate_and_takes_an_old_one_away(life: Life) -> None:
+    async def rate(life: Life, per_minute: float) -> float:
+        agents = {**life.settings.agents}
+        agents["code"] = dataclasses.replace(agents["code"], rate_per_minute=per_minute)
+        life.worker._settings = dataclasses.replace(life.settings, agents=agents)
+        await life.worker.recover()
+        return (await life.person.counts())[CODE].rate_per_minute
+
+    async def body(life: Life) -> None:
+        assert await rate(life, 90) == pytest.approx(90, rel=0.01)
+        assert await rate(life, 0) == 0
+
+    life.run(body)
+    assert [entry["rate_per_minute"] for entry in life.events("rate_limited")] == [90]

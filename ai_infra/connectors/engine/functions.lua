@@ -27,6 +27,7 @@ local FUNCTIONS = {
   { 'version', version, READS }, { 'moves', moves, READS }, { 'beats', beats, READS }, { 'get', get, READS },
   { 'list', list, READS }, { 'find', find, READS }, { 'workflow', workflow, READS },
   { 'workflows', list_workflows, READS }, { 'counts', counts, READS },
+  { 'paused', paused_workflows, READS },
   { 'submit', submit, {} }, { 'commit', commit, WORKS }, { 'abort', abort, WORKS },
   { 'claim', claim, WORKS }, { 'recover', recover, READS }, { 'start', start, WORKS }, { 'finish', finish, WORKS },
   { 'give_back', return_task, WORKS }, { 'release', release_worker, WORKS }, { 'retire', retire, WORKS },
