@@ -60,6 +60,10 @@ class Exchange:
             return Handed(problem=f"nested deeper than {MAX_DEPTH}")
         except OSError as exc:
             return Handed(problem=f"cannot be read: {exc.strerror}")
+        except json.JSONDecodeError as exc:
+            return Handed(problem=f"not JSON: {exc}")
+        except UnicodeError as exc:
+            return Handed(problem=f"not UTF-8 text: {exc}"[:200])
         except ValueError as exc:
             return Handed(problem=str(exc)[:200])
 
