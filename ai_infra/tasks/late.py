@@ -62,6 +62,7 @@ def skipped(spec: TaskSpec, names: Names) -> str | None:
         return None
     try:
         condition = read_condition(spec.when)
+        condition.check(names)
         if condition.holds(names):
             return None
         told = condition.why(names)

@@ -125,7 +125,11 @@ def test_many_upstreams_of_one_name_are_a_list() -> None:
     assert names["tasks.m.result[0]"] == "1"
 
 
-def test_a_condition_that_does_not_read_fails_the_task() -> None:
-    task = spec(when="1 ==")
-    with pytest.raises(NotFit, match="when: 1 ==: at character 5"):
+@pytest.mark.parametrize(
+    ("when", "said"),
+    [("1 ==", "when: 1 ==: at character 5"), ("item == 1", "at character 1: unknown name 'item'")],
+)
+def test_a_condition_that_does_not_read_fails_the_task(when: str, said: str) -> None:
+    task = spec(when=when)
+    with pytest.raises(NotFit, match=said):
         skipped(task, names_for(task, inputs_of(task, [view()])))
