@@ -96,11 +96,11 @@ class Attempt:
             timer.cancel()
             output.close()
             self.left_behind = end_children()
-            self._scratch.leave(spec.id)
+            self._scratch.leave(spec.undo_of or spec.id)
         return self._outcome(ends, checks, output, time.monotonic() - began)
 
     def _enter(self, spec: TaskSpec) -> Path:
-        working = self._scratch.enter(spec.id)
+        working = self._scratch.enter(spec.undo_of or spec.id)  # what is undone lies where it was done
         if spec.workflow is not None:
             shared = self._home.workflows / spec.workflow
             try:
@@ -203,6 +203,8 @@ def task_env(claim: Claim, home: Home, scratch: Scratch, base_env: Mapping[str, 
         "AI_INFRA_TASK_NAME": spec.name,
         "AI_INFRA_ATTEMPT": str(claim.attempt),
     }
+    if spec.undo_of is not None:
+        env["AI_INFRA_UNDO_OF"] = spec.undo_of
     if spec.workflow is not None:
         env["AI_INFRA_WORKFLOW_ID"] = spec.workflow
         env["AI_INFRA_WORKFLOW_DIR"] = str(home.workflows / spec.workflow)

@@ -11,7 +11,9 @@ which a Redis cluster would refuse. Only server time is used, in ms.
                               ts/rd/st/fi created/ready/started/finished, er error,
                               cb upstream that cancelled it, cx cancel asked: reason,
                               wt somebody waits, df fence of the last finish,
-                              ck/rk token of the last cancel/retry call, sb its submit
+                              ck/rk token of the last cancel/retry call, sb its submit,
+                              un its undo task's spec, ua marks for undo.lua,
+                              cs which of those that may be undone it was to end
     p:TASK            string  the spec, as JSON                                              with the task
     r:TASK            string  the last result, as JSON                                       with the task
     kids:TASK         list    tasks that need it                                             when it completes
@@ -39,7 +41,10 @@ which a Redis cluster would refuse. Only server time is used, in ms.
     n:AGENT wn:FLOW   hash    how many tasks are in each state but READY and held
     m:AGENT:MINUTE    hash    done failed retried wait_ms run_ms                             after an hour
     minutes:AGENT     zset    the minutes that have such a hash                              after an hour
-    wf:FLOW wt:FLOW   hash, list   header and ts; its tasks in order of submission
+    wf:FLOW wt:FLOW   hash, list   header and ts, am it is atomic, pz why it is paused; ud stopping or
+                              made: it is undone, uw why, us how its steps ended, uk token of
+                              the call; its tasks in order of submission
+    steps             string  how many steps that may be undone have ended
     wfs               zset    workflows by the instant they were submitted
     subs sub:SUB      zset, list   submits under way, by deadline; their tasks
     commits           set     submits that are being released
@@ -90,6 +95,7 @@ _LIBRARY_FILES = (
     "worker",
     "timers",
     "cancel",
+    "undo",
     "look",
     "upgrade",
     "functions",

@@ -27,10 +27,12 @@ def task_detail(task: TaskView, width: int = 80, *, now: datetime | None = None)
         *_said("id", task.id, width),
         *_said("agent", f"{task.agent} (worker {task.worker})" if task.worker else task.agent, width),
         *_said("workflow", task.spec.workflow or "", width),
+        *_said("undoes", task.spec.undo_of or "", width),
         *_said("why", why(task), width),
         *_said("attempt", f"{task.attempt} of {task.last_attempt}" if task.attempt else "", width),
         *_said("times", _times(task, at), width),
         *_commands(task, result),
+        *_undo(task),
         *_checks(result),
         *_said("log", str(result.get("log_path") or result.get("log") or ""), width),
         *_tail(result),
@@ -98,6 +100,13 @@ def _commands(task: TaskView, result: Mapping[str, Any]) -> list[Line]:
                 end = join([end, ink(duration(took[i]), Style.DIM)], " ")
         lines.append(_labelled("" if i else "run", join([end, ink(_words(command))])))
     return lines
+
+
+def _undo(task: TaskView) -> list[Line]:
+    labels = ["undo"] + [""] * len(task.spec.undo)
+    return [
+        _labelled(label, ink(_words(command))) for label, command in zip(labels, task.spec.undo, strict=False)
+    ]
 
 
 def _words(command: Command) -> str:

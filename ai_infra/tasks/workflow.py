@@ -17,9 +17,9 @@
         needs_rule: all_done            # or all_succeeded, which is the default
         run: [[cat, lines.txt]]
 
-Further keys of a task: description, priority, timeout_s, max_attempts, retry_delay_s, env, cwd. Checks of
-`expect`: exit_code, output_matches, file, json ({file, path, equals}), command. Templates: params.NAME,
-workflow.id, workflow.dir, task.id (see template.py).
+Further keys of a task: undo (like run), undo_on_failure, description, priority, timeout_s, max_attempts,
+retry_delay_s, env, cwd; `atomic: true` at the top: see undo.py. Checks of `expect`: exit_code, file,
+output_matches, json ({file, path, equals}), command. Templates: params.NAME, workflow.*, task.id.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from ai_infra.tasks.task import (
 )
 from ai_infra.tasks.template import TemplateError, fill, fill_bash, fill_pattern
 
-_TOP = ("name", "description", "params", "tasks")
+_TOP = ("name", "description", "atomic", "params", "tasks")
 _PARAM = ("required", "default", "description")
 _TASK = (
     "agent",
@@ -59,6 +59,8 @@ _TASK = (
     "cwd",
     "run",
     "expect",
+    "undo",
+    "undo_on_failure",
 )
 _CHECKS = ("exit_code", "output_matches", "file", "json", "command")
 _JSON = ("file", "path", "equals")
@@ -91,6 +93,7 @@ def load_workflow(
         description=reader.text("description"),
         params=values,
         dir=str(workflow_dir),
+        atomic=reader.flag("atomic"),
     )
     reader.values = {f"params.{name}": value for name, value in values.items()}
     reader.values |= {"workflow.id": workflow_id, "workflow.dir": str(workflow_dir)}
@@ -152,9 +155,7 @@ class _Reader:
             raise self._file.error("is not a name for a parameter", "params", name)
         self._mapping("params", name)
         self._file.check_keys(_PARAM, "params", name)
-        required = self._file.at("params", name, "required")
-        if required is not None and not isinstance(required, bool):
-            raise self._file.error("must be true or false", "params", name, "required")
+        required = self.flag("params", name, "required")
         value = given.get(name)
         if value is None and self._file.at("params", name, "default") is not None:
             value = self._scalar("params", name, "default")
@@ -188,6 +189,8 @@ class _Reader:
             name=name,
             agent=self._agent(*key, "agent"),
             run=self._run(*key, "run"),
+            undo=self._run(*key, "undo") if self._file.at(*key, "undo") is not None else (),
+            undo_on_failure=self.flag(*key, "undo_on_failure"),
             expect=tuple(self._expect(*key, "expect", i) for i in range(self._length(*key, "expect"))),
             env=self._env(*key, "env"),
             needs=self._needs(*key, "needs"),
@@ -357,6 +360,12 @@ class _Reader:
         if value is not None and not isinstance(value, str):
             raise self._file.error(f"must be a text, not {value!r}", *key)
         return value or ""
+
+    def flag(self, *key: Key) -> bool:
+        value = self._file.at(*key)
+        if value is not None and not isinstance(value, bool):
+            raise self._file.error("must be true or false", *key)
+        return value is True
 
     def _optional_text(self, *key: Key) -> str | None:
         return self._path(*key) if self._file.at(*key) is not None else None
