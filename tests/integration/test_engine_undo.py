@@ -7,13 +7,16 @@ from typing import Any
 
 import pytest
 from engine_kit import BAD, CODE, OK, W1, W2, claimed, engine_on, run, states, task, work_off
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from ai_infra.core.errors import Conflict, NotFound
-from ai_infra.core.ids import TaskId, WorkflowId
+from ai_infra.core.ids import TaskId, WorkerId, WorkflowId
 from ai_infra.tasks.engine import Engine
 from ai_infra.tasks.spec import check_spec, dump_spec
 from ai_infra.tasks.task import CANCELLED_REASON, NeedsRule, Outcome, TaskSpec, WorkflowHeader
 from ai_infra.tasks.task import State as S
+from tests.conftest import RedisServer
 
 W = WorkflowId("w")
 UNDO = (("undo-it",),)
@@ -367,3 +370,167 @@ class TestPerson:
             assert view.undo.complete
 
         run(redis_server.address, body)
+
+
+class TestCrash:
+    """Whoever dies, and whenever: the same steps are undone, once each, in the same order."""
+
+    @pytest.mark.parametrize("when", ["before", "after"])
+    @pytest.mark.parametrize("call", range(7))
+    def test_redis_is_killed_around_each_call(self, own_redis: RedisServer, call: int, when: str) -> None:
+        done: list[str] = []
+
+        async def body(e: Engine) -> None:
+            calls = 0
+
+            async def around(act: Any) -> Any:
+                nonlocal calls
+                calls += 1
+                if (calls - 1, when) == (call, "before"):
+                    own_redis.kill()
+                    await asyncio.to_thread(own_redis.start)
+                answer = await act()
+                if (calls - 1, when) == (call, "after"):
+                    own_redis.kill()
+                    await asyncio.to_thread(own_redis.start)
+                return answer
+
+            await around(lambda: begin(e, step("a"), step("b", "a"), step("c", "b")))
+            for outcome in (OK, OK, BAD):
+                await around(lambda outcome=outcome: one(e, outcome))
+            while not (await e.workflow(W)).ended:
+                await around(lambda: one(e, OK))
+            view = await e.workflow(W)
+            assert view.undo is not None
+            assert (view.undo.undone, view.undo.complete) == (("b", "a"), True)
+
+        async def one(e: Engine, outcome: Outcome) -> None:
+            claim = await claimed(e)
+            done.append(claim.spec.id)
+            await e.finish(claim, outcome)
+
+        run(own_redis.address, body, timeout_s=60)
+        assert done == ["a", "b", "c", "b.undo", "a.undo"]
+
+    def test_workers_that_die_while_it_is_undone(self, redis_server: Any) -> None:
+        async def body(e: Engine) -> None:
+            await begin(e, step("a"), step("b", "a"), step("c", "b"))
+            for outcome in (OK, OK, BAD):
+                await e.finish(await claimed(e), outcome)
+            for expected in ("b.undo", "b.undo", "a.undo", "a.undo"):
+                worker = WorkerId(f"code.{expected}")
+                claim = await e.claim(CODE, worker, 30)
+                assert claim is not None
+                assert claim.spec.id == expected
+                if claim.attempt == 1:
+                    await e.release(worker, reason="killed")
+                else:
+                    await e.finish(claim, OK)
+            view = await e.workflow(W)
+            assert view.undo is not None
+            assert view.undo.complete
+
+        run(redis_server.address, body)
+
+    def test_the_worker_that_was_told_to_end_dies(self, redis_server: Any) -> None:
+        async def body(e: Engine) -> None:
+            await begin(e, step("a"), step("b"), step("c"))
+            await e.finish(await claimed(e), OK)
+            await claimed(e, W2)
+            await e.finish(await claimed(e), BAD)
+            assert await e.release(W2, reason="killed") == ["b"]
+            assert await work_off(e) == ["a.undo"]
+            assert (await e.get(TaskId("b"))).state is S.CANCELLED
+
+        run(redis_server.address, body)
+
+    def test_a_poison_step(self, redis_server: Any) -> None:
+        async def body(e: Engine) -> None:
+            await begin(e, step("a"), step("b", "a"))
+            await e.finish(await claimed(e), OK)
+            for n in range(5):
+                worker = WorkerId(f"code.{n}")
+                assert await e.claim(CODE, worker, 30) is not None
+                await e.release(worker, reason="died")
+            assert (await e.get(TaskId("b"))).state is S.FAILED
+            assert await work_off(e) == ["a.undo"]
+
+        run(redis_server.address, body)
+
+
+class TestAnyGraph:
+    @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    @given(
+        shape=st.lists(
+            st.tuples(st.sets(st.integers(0, 30), max_size=3), st.booleans()), min_size=2, max_size=9
+        ),
+        choices=st.lists(st.integers(0, 99), min_size=10, max_size=60),
+    )
+    def test_what_completed_is_undone_in_reverse(
+        self, redis_server: Any, shape: list[tuple[set[int], bool]], choices: list[int]
+    ) -> None:
+        """Three workers, any order of ends, deaths, failures and cancels: in reverse, once each, no more."""
+        specs: list[TaskSpec] = []
+        for ups, has_undo in shape:
+            needs = {specs[u % len(specs)].id for u in ups} if specs else set()
+            specs.append(step(f"t{len(specs)}", *sorted(needs), undo=UNDO if has_undo else ()))
+
+        async def body(e: Engine) -> None:
+            await e.connection.command("FLUSHDB")
+            await begin(e, *specs)
+            completed = await scatter(e, choices)
+            completed += await work_off_all(e)
+            view = await e.workflow(W)
+            assert view.ended
+            ends = {task.id: task for task in view.tasks}
+            expected = [t for t in reversed(completed) if ends[TaskId(t)].spec.undo] if view.undo else []
+            assert [t.spec.undo_of for t in view.tasks if t.spec.undo_of] == expected
+            order = sorted((t.started_at, i, t.spec.undo_of) for i, t in enumerate(view.tasks)
+                           if t.spec.undo_of and t.started_at)  # fmt: skip
+            assert [of for _, _, of in order] == expected
+            assert all(t.state is S.COMPLETED for t in view.tasks if t.spec.undo_of)
+            failed = [t for t in view.tasks if t.state in (S.FAILED, S.CANCELLED)]
+            assert bool(failed) is (view.undo is not None)
+            assert sorted(completed) == sorted(
+                t.id for t in view.tasks if t.state is S.COMPLETED and not t.spec.undo_of
+            )
+
+        run(redis_server.address, body)
+
+
+async def scatter(e: Engine, choices: list[int]) -> list[str]:
+    """Claims, finishes, deaths and cancels as `choices` say; which steps completed, in order."""
+    held: dict[WorkerId, Any] = {}
+    completed: list[str] = []
+    for choice in choices:
+        worker = WorkerId(f"code.{choice % 3}")
+        if worker not in held:
+            claim = await e.claim(CODE, worker, 30)
+            if claim is not None:
+                held[worker] = claim
+        elif choice < 75 or held[worker].spec.undo_of:
+            claim = held.pop(worker)
+            await e.finish(claim, OK)
+            if not claim.spec.undo_of:
+                completed.append(claim.spec.id)
+        elif choice < 85:
+            await e.finish(held.pop(worker), BAD)
+        elif choice < 95:
+            held.pop(worker)
+            await e.release(worker, reason="died", count_attempt=False)
+        else:
+            await e.cancel(held[worker].spec.id, reason="a person")
+    for claim in held.values():
+        await e.finish(claim, OK)
+        if not claim.spec.undo_of:
+            completed.append(claim.spec.id)
+    return completed
+
+
+async def work_off_all(e: Engine) -> list[str]:
+    """Finish all that is left, whoever it was handed to; the steps in order."""
+    order: list[str] = []
+    while not (await e.workflow(W)).ended:
+        for n in range(3):
+            order += await work_off(e, WorkerId(f"code.{n}"))
+    return [name for name in order if not name.endswith(".undo")]
