@@ -44,6 +44,7 @@ which a Redis cluster would refuse. Only server time is used, in ms.
     wf:FLOW wt:FLOW   hash, list   header and ts, am it is atomic, pz why it is paused; ud stopping or
                               made: it is undone, uw why, us how its steps ended, uk token of
                               the call; its tasks in order of submission
+    undo:FLOW         list    steps whose undo tasks are not made yet                        when they are
     steps             string  how many steps that may be undone have ended
     wfs               zset    workflows by the instant they were submitted
     subs sub:SUB      zset, list   submits under way, by deadline; their tasks

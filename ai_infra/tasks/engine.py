@@ -96,12 +96,12 @@ class Engine(Working, Looking):
         """Cancel every task of a workflow that has not ended."""
         return _read_verdict(await self._call("cancel_workflow", workflow, clean(reason), new_id("call")))
 
-    async def undo_workflow(self, workflow: WorkflowId, *, reason: str) -> list[TaskId]:
-        """Run the undo commands of the completed tasks of a workflow that has ended; the ids of those tasks.
+    async def undo_workflow(self, workflow: WorkflowId, *, reason: str) -> int:
+        """Run the undo commands of the completed tasks of a workflow that has ended; how many tasks they are.
 
         See undo.py. Raises Conflict when it has open tasks, was undone already, or has nothing to undo.
         """
-        return list(await self._call("undo_workflow", workflow, clean(reason), new_id("call")))
+        return int(await self._call("undo_workflow", workflow, clean(reason), new_id("call")))
 
     async def retry(self, task: TaskId) -> list[TaskId]:
         """Run a FAILED or CANCELLED task again, and what was cancelled because of it; their ids.

@@ -61,13 +61,14 @@ def undoing(stage: str, why: str, tasks: Sequence[TaskView]) -> Undoing | None:
         return tuple(_name(of, names) for of, task in undos.items() if of and task.state in states)
 
     steps = [task for task in tasks if task.spec.undo_of is None]
+    without = [task for task in steps if task.id not in undos]
     return Undoing(
         why=why,
         begun=stage == "made",
         undone=those(frozenset({State.COMPLETED})),
-        waiting=those(OPEN),
+        waiting=(*those(OPEN), *(task.name for task in without if _is_to_undo(task))),
         not_undone={task.name: reason for task in steps if (reason := _kept(task, undos.get(task.id)))},
-        half_done=tuple(task.name for task in steps if _is_half_done(task) and task.id not in undos),
+        half_done=tuple(task.name for task in without if _is_half_done(task) and not _is_to_undo(task)),
     )
 
 
@@ -82,8 +83,19 @@ def _kept(task: TaskView, undo: TaskView | None) -> str:
         if undo.state is State.FAILED:
             return f"its undo failed: {first}"
         return "its undo was cancelled" if undo.state is State.CANCELLED else ""
-    skipped = (task.result or {}).get("skipped") is True
-    return "has no undo" if task.state is State.COMPLETED and not task.spec.undo and not skipped else ""
+    done = task.state is State.COMPLETED and not _was_skipped(task)
+    return "has no undo" if done and not task.spec.undo else ""
+
+
+def _was_skipped(task: TaskView) -> bool:
+    return (task.result or {}).get("skipped") is True
+
+
+def _is_to_undo(task: TaskView) -> bool:
+    """Whether it ended so that its undo commands are run: what `cs` says in undo.lua."""
+    if task.state is State.COMPLETED:
+        return bool(task.spec.undo) and not _was_skipped(task)
+    return task.spec.undo_on_failure and _is_half_done(task)
 
 
 def _is_half_done(task: TaskView) -> bool:

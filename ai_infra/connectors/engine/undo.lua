@@ -1,7 +1,8 @@
 -- Undo: when a step of an atomic workflow fails or is cancelled, the rest of the workflow is cancelled, and when the
--- last of it has ended, the undo tasks are made, in the same call: the last that ended is undone first, each after the
+-- last of it has ended, the undo tasks are made, in the same call (the first of very many): the last that ended is undone first, each after the
 -- one before it, whatever that one's end was. All of it is data by then: the submit brought each step's undo task along.
--- Marks of a task (ua): a its workflow is atomic, u it has undo commands, f these also undo half of it, r it undoes.
+-- Marks of a task (ua): a its workflow is atomic, u it has undo commands, f these also undo half of it, r it undoes,
+-- l it is the last that was made, and more come.
 
 local undo_workflow
 
@@ -49,9 +50,9 @@ do
     return string.sub(payload, 1, from - 1) .. filled .. string.sub(payload, to + 1)
   end
 
-  local function write_undo(step, before, seq)
+  local function write_undo(step, before, seq, marks)
     local v = call('HMGET', P .. 't:' .. step, 'a', 'nm', 'mx', 'wf', 'nd', 'un', 'dl', 'md', 'lk')
-    local needs, more = {}, { 'x', 1, 'ua', 'r' }
+    local needs, more = {}, { 'x', 1, 'ua', marks }
     for need in string.gmatch(v[5] or '', '%S+') do needs[#needs + 1] = need end
     needs[#needs + 1] = step
     needs[#needs + 1] = before
@@ -61,25 +62,35 @@ do
         more[#more + 1] = v[6 + i]
       end
     end
-    write_task({ id = step .. '.undo', nm = 'undo-' .. v[2], a = v[1], p = 10, mx = v[3],
-      r = 'all_done', wf = v[4], payload = fill_place(v[6], step, before), needs = needs, more = more }, '', seq, NEVER)
+    write_task({ id = step .. '.undo', nm = 'undo-' .. v[2], a = v[1], p = 10, mx = v[3], r = 'all_done', wf = v[4],
+      payload = fill_place(v[6], step, before), needs = needs, more = more }, '', seq, NEVER)
+  end
+
+  -- The next undo tasks of a workflow, after the one named `before`. The last of them brings those that follow.
+  local function make_some(flow, before)
+    local key, seq, made = P .. 'undo:' .. flow, next_sequence(), {}
+    for _, step in ipairs(call('LPOP', key, CHUNK) or {}) do
+      seq = seq + 1
+      made[#made + 1] = step .. '.undo'
+      write_undo(step, before, seq, 'r')
+      before = step .. '.undo'
+    end
+    call('SET', P .. 'seq', int(seq))
+    if call('EXISTS', key) == 1 then call('HSET', P .. 't:' .. before, 'ua', 'rl') end
+    for _, id in ipairs(made) do place(load(id)) end
   end
 
   local function make(flow, worst, steps)
     call('HSET', P .. 'wf:' .. flow, 'ud', 'made', 'us', worst)
-    local seq, before, made = next_sequence(), nil, {}
     for _, step in ipairs(steps) do
-      local id = step.id .. '.undo'
-      if call('EXISTS', P .. 'p:' .. id) == 0 then
-        seq = seq + 1
-        write_undo(step.id, before, seq)
-        before = id
-        made[#made + 1] = id
-      end
+      if call('EXISTS', P .. 'p:' .. step.id .. '.undo') == 0 then call('RPUSH', P .. 'undo:' .. flow, step.id) end
     end
-    call('SET', P .. 'seq', int(seq))
-    for _, id in ipairs(made) do place(load(id)) end
-    return made
+    make_some(flow)
+  end
+
+  local function bring_next(t)
+    call('HSET', P .. 't:' .. t.id, 'ua', 'r') -- once: it may be tried again
+    make_some(t.wf, t.id)
   end
 
   -- One step of an atomic workflow has ended.
@@ -92,15 +103,24 @@ do
     if open == 0 then make(t.wf, worst, steps) end
   end
 
+  -- A step whose condition was false did nothing.
+  local function was_skipped(t)
+    local result = call('GET', P .. 'r:' .. t.id)
+    if not result or not string.find(result, '"skipped":true', 1, true) then return false end
+    local read, value = pcall(cjson.decode, result)
+    return read and value.skipped == true
+  end
+
   -- Called when tasks have ended: numbers what may have to be undone, and ends atomic workflows that failed.
   function UNDO.follow(cancelled)
     while #ENDED > 0 do
       local t = table.remove(ENDED, 1)
-      local done = t.s == 'COMPLETED' and is_marked(t, 'u')
+      local done = t.s == 'COMPLETED' and is_marked(t, 'u') and not was_skipped(t)
       if done or t.s ~= 'COMPLETED' and t.st > 0 and is_marked(t, 'f') then
         call('HSET', P .. 't:' .. t.id, 'cs', call('INCR', P .. 'steps'))
       end
       if is_marked(t, 'a') then follow_one(t, cancelled) end
+      if is_marked(t, 'l') then bring_next(t) end
     end
   end
 
@@ -125,13 +145,13 @@ do
       .. (stage == 'made' and ' was undone' or ' is being undone') .. '; run the workflow again'
   end
 
-  -- args: workflow, reason, token; the ids of the undo tasks
+  -- args: workflow, reason, token; how many steps are undone
   undo_workflow = function(args)
     local key = P .. 'wf:' .. args[1]
     if call('EXISTS', key) == 0 then return not_found('workflow ' .. args[1] .. ' does not exist') end
     local v = call('HMGET', key, 'ud', 'uk')
     local open, worst, steps = survey(args[1])
-    if v[2] and v[2] == args[3] then return {} end
+    if v[2] and v[2] == args[3] then return #steps end
     if v[1] == 'stopping' then return conflict('workflow ' .. args[1] .. ' is being undone already') end
     if v[1] then
       return conflict('workflow ' .. args[1] .. ' was undone already; `ai-infra task retry ID` tries an undo again that failed')
@@ -144,6 +164,7 @@ do
       return conflict('workflow ' .. args[1] .. ' has nothing to undo: none of its completed tasks has undo commands')
     end
     call('HSET', key, 'uw', args[2], 'uk', args[3])
-    return make(args[1], worst, steps)
+    make(args[1], worst, steps)
+    return #steps
   end
 end
