@@ -17,7 +17,7 @@ def undo_lines(view: WorkflowView, width: int) -> list[Line]:
     undo = view.undo
     if undo is None:
         return []
-    stays = [f"{name} ({clean(why)[:MAX_REASON_CHARS]})" for name, why in undo.not_undone.items()]
+    stays = [f"{name} ({why[:MAX_REASON_CHARS]})" for name, why in undo.not_undone.items()]
     said = [
         (_head(undo, bool(view.tasks)), Style.WARN),
         (_listed("undone", undo.undone), Style.GOOD),
@@ -25,11 +25,11 @@ def undo_lines(view: WorkflowView, width: int) -> list[Line]:
         (_listed("could not be undone", stays), Style.BAD),
         (_listed("may have left something when it ended", undo.half_done), Style.WARN),
     ]
-    return [ink(f"  {line}", style) for text, style in said for line in wrap(text, max(10, width - 2))]
+    return [ink(f"  {line}", style) for text, style in said for line in wrap(clean(text), max(10, width - 2))]
 
 
 def _head(undo: Undoing, whole: bool) -> str:
-    why = f"because {clean(undo.why)}"
+    why = f"because {undo.why}"
     if not undo.begun:
         return f"will be undone when what runs has ended, {why}"
     if undo.waiting:
