@@ -24,6 +24,7 @@ local function cancel(args)
     return { t.s, { t.id }, {} }
   end
   cancel_one(t, args[2], args[3], requested, cancelled)
+  for _, id in ipairs(UNDO.told) do requested[#requested + 1] = id end
   return { t.s, cancelled, requested }
 end
 
@@ -107,6 +108,8 @@ local function retry(args)
   if t.s ~= 'FAILED' and t.s ~= 'CANCELLED' then
     return conflict('task ' .. t.id .. ' is ' .. t.s .. '; only a FAILED or CANCELLED task can be tried again')
   end
+  local refused = UNDO.refusal(t)
+  if refused then return conflict(refused) end
   local other = special(t).ky and call('GET', P .. 'key:' .. t.ky)
   if other and other ~= t.id then return conflict('task ' .. other .. ' has its key ' .. t.ky .. ' now') end
   local open, bad = standing(t)
