@@ -15,6 +15,7 @@ from typing import Any
 
 from ai_infra.core.ids import TaskId, WorkerId, WorkflowId, is_id
 from ai_infra.tasks.spec import SpecError, check_spec, dump_json, load_header, load_spec
+from ai_infra.tasks.submit import further_fields
 from ai_infra.tasks.task import MAX_RESULT_BYTES, TERMINAL, State, TaskSpec, TaskView, WorkflowHeader
 from ai_infra.tasks.views import read_instant, read_time
 
@@ -27,13 +28,19 @@ _COUNTS = (
     "n",
     "mx",
     "dl",
+    "md",
     "p",
+    "sc",
+    "nb",
+    "dd",
     "ts",
     "rd",
     "st",
     "fi",
 )  #: whole numbers, where present
-_NEEDED = ("s", "a", "p", "mx", "r", "at", "nm", "dl", "ts")
+#: what few tasks have in their hash, and what its absence means; `x` says that there is some of the others
+_FURTHER = {"dl": "1000", "md": "60000", "nb": "", "dd": "", "ky": "", "lk": ""}
+_NEEDED = ("s", "a", "p", "mx", "r", "at", "nm", "ts")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,6 +170,8 @@ def check_task(record: TaskRecord) -> TaskSpec:
     if record.state in TERMINAL and "fi" not in fields:
         raise SpecError(f"{who}: is {record.state} without the instant of its end ('fi')")
     _check_same(record, spec)
+    if "x" not in fields and (spec.not_before or spec.deadline_at or spec.key or spec.locks):
+        raise SpecError(f"{who}: the field 'x' is missing")
     result = record.result_text
     if result is not None and (len(result) > MAX_RESULT_BYTES or not result.startswith("{")):
         raise SpecError(f"{who}: its result is no JSON object of at most {MAX_RESULT_BYTES} bytes")
@@ -181,10 +190,14 @@ def _check_same(record: TaskRecord, spec: TaskSpec) -> None:
         "wf": (record.fields.get("wf", ""), spec.workflow or ""),
         "nd": (record.fields.get("nd", ""), " ".join(spec.needs)),
     }
+    further = further_fields(spec)
+    set_by_spec = {str(further[i]): str(further[i + 1]) for i in range(0, len(further), 2)}
+    for name, usual in _FURTHER.items():
+        told[name] = record.fields.get(name, usual), set_by_spec.get(name, usual)
     for name, (field, said) in told.items():
         if field != said:
             raise SpecError(f"task {spec.id}: the field {name!r} is {field!r}, its spec says {said!r}")
 
 
 def _is_count(text: str) -> bool:
-    return text.isascii() and text.isdigit() and len(text) <= 15
+    return text.isascii() and text.isdigit() and len(text) <= 17

@@ -1,7 +1,13 @@
 -- The table of functions.
 
+-- What a call leaves for its end: locks that became free, and its events.
+local function settle_call()
+  wake_freed()
+  write_events()
+end
+
 local function version()
-  return { VERSION, DIGEST }
+  return { VERSION, DIGEST, tonumber(call('GET', P .. 'schema') or 0) }
 end
 
 local function moves()
@@ -12,13 +18,6 @@ local function moves()
     out[#out + 1] = row
   end
   return out
-end
-
-local function with(act)
-  return function(keys, args)
-    begin(keys)
-    return act(args)
-  end
 end
 
 -- Reading works while writing is refused; when memory is full, only new work is refused.
@@ -33,13 +32,21 @@ local FUNCTIONS = {
   { 'give_back', return_task, WORKS }, { 'release', release_worker, WORKS }, { 'retire', retire, WORKS },
   { 'tick', tick, WORKS }, { 'beat', beat, WORKS }, { 'own', take_over, WORKS }, { 'forget_beat', forget_beat, WORKS },
   { 'cancel', cancel, WORKS }, { 'cancel_workflow', cancel_workflow, WORKS }, { 'retry', retry, WORKS },
-  { 'watch', watch, WORKS }, { 'unwatch', unwatch, WORKS },
-  { 'finished', with(KEEPING.finished), READS }, { 'forget', with(KEEPING.forget), WORKS },
-  { 'dropped', with(KEEPING.dropped), READS }, { 'missing', with(KEEPING.missing), READS },
-  { 'records', with(KEEPING.records), READS }, { 'history', with(KEEPING.history), READS },
-  { 'import', with(KEEPING.import), {} },
+  { 'finished', KEEPING.finished, READS }, { 'forget', KEEPING.forget, WORKS },
+  { 'dropped', KEEPING.dropped, READS }, { 'missing', KEEPING.missing, READS },
+  { 'records', KEEPING.records, READS }, { 'history', KEEPING.history, READS },
+  { 'import', KEEPING.import, {} },
+  { 'watch', watch, WORKS }, { 'unwatch', unwatch, WORKS }, { 'upgrade', upgrade, WORKS },
+  { 'pause_agent', pause_agent, WORKS }, { 'pause_workflow', pause_workflow, WORKS }, { 'limit', limit_agent, WORKS },
 }
 for i = 1, #FUNCTIONS do -- ipairs is not there yet
   local f = FUNCTIONS[i]
-  redis.register_function({ function_name = 'ai_' .. f[1], callback = f[2], flags = f[3] })
+  local act = f[2]
+  local function whole(keys, args)
+    begin(keys)
+    local answer = act(args)
+    settle_call()
+    return answer
+  end
+  redis.register_function({ function_name = 'ai_' .. f[1], callback = whole, flags = f[3] })
 end
