@@ -41,6 +41,8 @@ _COUNTS = (
 #: what few tasks have in their hash, and what its absence means; `x` says that there is some of the others
 _FURTHER = {"dl": "1000", "md": "60000", "nb": "", "dd": "", "ky": "", "lk": ""}
 _NEEDED = ("s", "a", "p", "mx", "r", "at", "nm", "ts")
+_TASK_LINE = '{"task":'
+_DECODER = json.JSONDecoder()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,6 +146,14 @@ def read_line(text: str) -> Record:
     id = TaskId(fields.pop("id"))
     result = dump_json(data["result"]) if "result" in data else None
     return TaskRecord(id=id, fields=fields, spec_text=dump_json(data["spec"]), result_text=result)
+
+
+def read_fields(line: str) -> TaskRecord | None:
+    """The task of a line that line() wrote, without spec and result, which cost most; or None."""
+    if not line.startswith(_TASK_LINE):
+        return None
+    fields, _ = _DECODER.raw_decode(line, len(_TASK_LINE))
+    return TaskRecord(id=TaskId(fields.pop("id")), fields=fields, spec_text="", result_text=None)
 
 
 def check_workflow(record: WorkflowRecord) -> None:

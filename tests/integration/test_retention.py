@@ -24,7 +24,6 @@ from ai_infra.tasks.archive import Archive
 from ai_infra.tasks.engine import Engine
 from ai_infra.tasks.history import past_tasks
 from ai_infra.tasks.litter import tidy
-from ai_infra.tasks.record import TaskRecord
 from ai_infra.tasks.retention import archive_finished, drop
 from ai_infra.tasks.statistics import summarise
 from ai_infra.tasks.task import NeedsRule, Outcome, State, WorkflowHeader
@@ -56,7 +55,7 @@ def lines(archive: Archive) -> list[str]:
 
 
 def archived(archive: Archive) -> list[str]:
-    return sorted(r.id for r in archive.records() if isinstance(r, TaskRecord))
+    return sorted(record.id for record in archive.ended())
 
 
 async def keys(engine: Engine) -> list[str]:
