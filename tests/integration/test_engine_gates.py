@@ -335,6 +335,16 @@ class TestAnyDone:
 
         run(redis_server.address, body)
 
+    def test_two_end_while_it_is_held(self, redis_server: Any) -> None:
+        async def body(e: Engine) -> None:
+            await e.submit([task("bad")])
+            await e.finish(await claimed(e), Outcome(ok=False, retry=False, error="no"))
+            ups = [task("a", "bad"), task("b", "bad")]
+            await e.submit([*ups, task("c", "a", "b", needs_rule=NeedsRule.ANY_DONE)])
+            assert await states(e, "c") == {"c": S.READY}
+
+        run(redis_server.address, body)
+
 
 class TestKeys:
     def test_twice_is_once_while_it_is_open(self, redis_server: Any) -> None:

@@ -13,7 +13,7 @@ local function place(t)
     local up = load(t.cb)
     local text = up and cause_text(up) or 'an upstream has failed'
     end_task(t, 'CANCELLED', text, 'er', text)
-  elseif t.n == 0 then
+  elseif t.n <= 0 then -- below, when several upstreams of an any_done ended while it was held
     make_ready(t, t.at > 0 and 'retry' or '')
   else
     move(t, 'BLOCKED', '')
