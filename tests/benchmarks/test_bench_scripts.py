@@ -96,6 +96,12 @@ def test_footprint(place: Path) -> None:
     assert found["redis_commands_per_s"]["fcall"] > 0
 
 
+def test_retention(place: Path) -> None:
+    found = measured(place, "bench_retention.py", "--tasks", "3000", "--keep", "500")
+    assert found["tasks"] == 3000
+    assert budgets_of(found) == 2
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("script", ["bench_boot.py", "bench_footprint.py"])
 def test_interrupted_it_leaves_nothing(place: Path, script: str, number: signal.Signals) -> None:
