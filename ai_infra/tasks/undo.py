@@ -17,8 +17,9 @@ from dataclasses import replace
 
 from ai_infra.core.ids import TaskId
 from ai_infra.tasks.spec import dump_spec, undo_id
-from ai_infra.tasks.task import MAX_PRIORITY, OPEN, NeedsRule, State, TaskSpec, TaskView, Undoing
+from ai_infra.tasks.task import MAX_PRIORITY, OPEN, TERMINAL, NeedsRule, State, TaskSpec, TaskView, Undoing
 
+_GIVEN_UP = "its undo was cancelled"
 UNDOABLE, HALF_UNDOABLE = "u", "uf"  #: marks of undo.lua
 
 
@@ -62,12 +63,16 @@ def undoing(stage: str, why: str, tasks: Sequence[TaskView]) -> Undoing | None:
 
     steps = [task for task in tasks if task.spec.undo_of is None]
     without = [task for task in steps if task.id not in undos]
+    to_come = [task.name for task in without if _is_to_undo(task)]
+    stays = {task.name: reason for task in steps if (reason := _kept(task, undos.get(task.id)))}
+    if stage == "made" and all(task.state in TERMINAL for task in tasks):  # a person ended it
+        stays, to_come = stays | dict.fromkeys(to_come, _GIVEN_UP), []
     return Undoing(
         why=why,
         begun=stage == "made",
         undone=those(frozenset({State.COMPLETED})),
-        waiting=(*those(OPEN), *(task.name for task in without if _is_to_undo(task))),
-        not_undone={task.name: reason for task in steps if (reason := _kept(task, undos.get(task.id)))},
+        waiting=(*those(OPEN), *to_come),
+        not_undone=stays,
         half_done=tuple(task.name for task in without if _is_half_done(task) and not _is_to_undo(task)),
     )
 
@@ -82,7 +87,7 @@ def _kept(task: TaskView, undo: TaskView | None) -> str:
         first = (undo.error or "").strip().partition("\n")[0]
         if undo.state is State.FAILED:
             return f"its undo failed: {first}"
-        return "its undo was cancelled" if undo.state is State.CANCELLED else ""
+        return _GIVEN_UP if undo.state is State.CANCELLED else ""
     done = task.state is State.COMPLETED and not _was_skipped(task)
     return "has no undo" if done and not task.spec.undo else ""
 

@@ -342,6 +342,23 @@ class TestPerson:
 
         run(redis_server.address, body)
 
+    def test_the_undoing_itself(self, redis_server: Any) -> None:
+        async def body(e: Engine) -> None:
+            names = [f"s{i}" for i in range(600)]
+            await begin(e, *(step(name) for name in names))
+            await work_off(e)
+            assert await e.undo_workflow(W, reason="a person asked") == 600
+            verdict = await e.cancel_workflow(W, reason="enough")
+            assert (verdict.requested, len(verdict.cancelled)) == (("s599.undo",), 499)
+            await e.finish(await claimed(e), CANCELLED)
+            view = await e.workflow(W)
+            assert view.undo is not None
+            assert view.ended
+            assert not view.undo.waiting
+            assert len(view.undo.not_undone) == 600
+
+        run(redis_server.address, body)
+
     def test_on_demand(self, redis_server: Any) -> None:
         async def body(e: Engine) -> None:
             await begin(e, step("a"), step("b", "a"), step("c", "b", undo=()), atomic=False)
@@ -391,6 +408,20 @@ class TestPerson:
             for _ in range(2):
                 assert await e.connection.call("undo_workflow", W, "x", "token") == 1
             assert await work_off(e) == ["a.undo"]
+
+        run(redis_server.address, body)
+
+    def test_a_failure_handed_in_twice(self, redis_server: Any) -> None:
+        async def body(e: Engine) -> None:
+            await begin(e, step("a"), step("b", "a"))
+            await e.finish(await claimed(e), OK)
+            bad = await claimed(e)
+            for _ in range(2):
+                assert await e.finish(bad, BAD) == (S.FAILED, None)
+            undo = await claimed(e)
+            for _ in range(2):
+                assert await e.finish(undo, OK) == (S.COMPLETED, None)
+            assert [task.id for task in (await e.workflow(W)).tasks] == ["a", "b", "a.undo"]
 
         run(redis_server.address, body)
 

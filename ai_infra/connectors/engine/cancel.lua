@@ -32,6 +32,7 @@ end
 local function cancel_workflow(args)
   if call('EXISTS', P .. 'wf:' .. args[1]) == 0 then return not_found('workflow ' .. args[1] .. ' does not exist') end
   local requested, cancelled = {}, {}
+  call('DEL', P .. 'undo:' .. args[1]) -- of one that is undone, that is ended, too
   for _, id in ipairs(call('LRANGE', P .. 'wt:' .. args[1], 0, -1)) do
     local t = load(id)
     if not TERMINAL[t.s] then cancel_one(t, args[2], args[3], requested, cancelled) end
