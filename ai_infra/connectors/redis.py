@@ -12,11 +12,16 @@ which a Redis cluster would refuse. Only server time is used, in ms.
                               cb upstream that cancelled it, cx cancel asked: reason,
                               wt somebody waits, df fence of the last finish,
                               ck/rk token of the last cancel/retry call, sb its submit,
+                              k it has dependants, sc score in the queue, md longest retry delay ms,
+                              x it has some of: nb not before, dd deadline, dx it has passed,
+                              ky unique key, lk locks, lw what keeps it back,
+                              au upstream that did not succeed and is archived,
+                              im held by an import: the state it had,
                               un its undo task's spec, ua marks for undo.lua,
                               cs which of those that may be undone it was to end
     p:TASK            string  the spec, as JSON                                              with the task
     r:TASK            string  the last result, as JSON                                       with the task
-    kids:TASK         list    tasks that need it                                             when it completes
+    kids:TASK         list    tasks that need it                                             with the task
     all               zset    every task by sequence
     ready:AGENT       zset    what can run, by `sc`: (10 - priority) * step + sequence: priority, then age
     aside:AGENT       zset    READY tasks that a lock or a paused workflow keeps back, by the same
@@ -24,6 +29,7 @@ which a Redis cluster would refuse. Only server time is used, in ms.
     wanted:LOCK       set     agents that have such tasks
     lock:LOCK         string  the task that holds it                                         while it runs
     gate:AGENT        hash    pz why it is paused, iv least ms between tasks, tat when the next may begin
+    paused            set     workflows that are paused
     reopen            zset    agents by the instant their gate opens
     key:KEY           string  the open task that was submitted with this unique key          with its end
     deadlines         zset    open tasks by the instant they must have ended
@@ -44,6 +50,7 @@ which a Redis cluster would refuse. Only server time is used, in ms.
     wf:FLOW wt:FLOW   hash, list   header and ts, am it is atomic, pz why it is paused; ud stopping or
                               made: it is undone, uw why, us how its steps ended, uk token of
                               the call; its tasks in order of submission
+    wa:FLOW           string  how many of them are archived already; they are counted still  with the last
     undo:FLOW         list    steps whose undo tasks are not made yet                        when they are
     steps             string  how many steps that may be undone have ended
     wfs               zset    workflows by the instant they were submitted
@@ -56,8 +63,7 @@ which a Redis cluster would refuse. Only server time is used, in ms.
     beats beat        zset, hash   process name: instant and payload of its last heartbeat
     spared            string  the newest beat when the ticker last let ended leases go on
     votes:NAME        hash    who finds that process silent, and since when                  with staleness
-    events            stream  every move of a task, trimmed; one field, see `event`
-    turn:NAME         string  who may do a thing just now                                    after its time
+    events            stream  what each call moved, trimmed; a field a move, see `event`
     owner             string  the installation whose tasks these are                         2 min after it
 """
 
@@ -98,6 +104,8 @@ _LIBRARY_FILES = (
     "cancel",
     "undo",
     "look",
+    "archive",
+    "import",
     "upgrade",
     "functions",
 )  # each uses what stands before it

@@ -40,6 +40,7 @@ def undo_spec(spec: TaskSpec) -> TaskSpec:
         priority=MAX_PRIORITY,
         not_before=None,
         deadline_at=None,
+        when=None,
         undo=(),
         undo_on_failure=False,
         undo_of=spec.id,

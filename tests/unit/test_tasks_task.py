@@ -63,6 +63,34 @@ expects = st.one_of(
         equals=st.none() | st.integers() | texts | st.lists(st.booleans()),
     ),
 )
+specs = st.builds(
+    TaskSpec,
+    id=ids,
+    name=st.just("name"),
+    agent=st.just(AgentName("code")),
+    run=st.lists(commands, min_size=1, max_size=3).map(tuple),
+    expect=st.lists(expects, max_size=3).map(tuple),
+    env=st.dictionaries(st.sampled_from(["A", "B_1"]), texts),
+    priority=st.integers(1, 10),
+    timeout_s=st.floats(0.1, 1e6),
+    max_attempts=st.integers(1, 100),
+    needs=st.lists(ids, max_size=3, unique=True).map(tuple),
+    needs_rule=st.sampled_from(NeedsRule),
+    workflow=st.none() | ids.map(WorkflowId),
+    description=texts,
+    cwd=st.none() | words,
+    retry_delay_s=st.floats(0, 1e5),
+    retry_max_delay_s=st.floats(0, 1e5),
+    not_before=st.none() | instants,
+    deadline_at=st.none() | instants,
+    key=st.none() | ids,
+    locks=st.lists(st.sampled_from(["repo", "db", "net"]), unique=True).map(tuple),
+    retry_only_for=st.lists(st.sampled_from(["exit:1-9", "timeout", "output:a+"]), max_size=2).map(tuple),
+    retry_not_for=st.lists(st.sampled_from(["check", "machine"]), max_size=2).map(tuple),
+    soft_timeout_s=st.none() | st.floats(0.01, 0.09),
+    inputs=st.dictionaries(texts, st.just((0, 0)), max_size=2),
+    values=st.none() | st.dictionaries(texts, texts | st.integers() | st.lists(texts), max_size=2),
+).filter(lambda t: not _problems(t))
 
 
 def fitting(task: TaskSpec) -> TaskSpec:
@@ -153,6 +181,10 @@ class TestStoredForm:
             {"expect": [{"exit_code": "0"}]},
             {"agent": None},
             {"timeout_s": None},
+            {"retry_only_for": [1]},
+            {"inputs": {"a": ["x"]}},
+            {"values": []},
+            {"when": 3},
         ],
     )
     def test_anything_else_is_refused(self, change: dict[str, Any]) -> None:

@@ -23,8 +23,9 @@ end
 
 -- One upstream has ended: count it, and cancel or release what waited for it. Pushes what was cancelled.
 local function settle_one(t, root, stack, cancelled)
-  local good, kids = t.s == 'COMPLETED', call('LRANGE', P .. 'kids:' .. t.id, 0, -1)
-  for _, id in ipairs(kids) do
+  if not t.k then return end
+  local good = t.s == 'COMPLETED'
+  for _, id in ipairs(call('LRANGE', P .. 'kids:' .. t.id, 0, -1)) do
     local open = call('HINCRBY', P .. 't:' .. id, 'n', -1)
     if open == 0 or not good then
       local kid = load(id)
@@ -43,7 +44,6 @@ local function settle_one(t, root, stack, cancelled)
       end
     end
   end
-  if good and #kids > 0 then call('DEL', P .. 'kids:' .. t.id) end
 end
 
 -- `t` has just reached a terminal state. Adds the ids cancelled because of it to `cancelled`.

@@ -27,6 +27,7 @@ local FUNCTIONS = {
   { 'version', version, READS }, { 'moves', moves, READS }, { 'beats', beats, READS }, { 'get', get, READS },
   { 'list', list, READS }, { 'find', find, READS }, { 'workflow', workflow, READS },
   { 'workflows', list_workflows, READS }, { 'counts', counts, READS },
+  { 'paused', paused_workflows, READS },
   { 'submit', submit, {} }, { 'commit', commit, WORKS }, { 'abort', abort, WORKS },
   { 'claim', claim, WORKS }, { 'recover', recover, READS }, { 'start', start, WORKS }, { 'finish', finish, WORKS },
   { 'give_back', return_task, WORKS }, { 'release', release_worker, WORKS }, { 'retire', retire, WORKS },
@@ -35,6 +36,10 @@ local FUNCTIONS = {
   { 'watch', watch, WORKS }, { 'unwatch', unwatch, WORKS }, { 'upgrade', upgrade, WORKS },
   { 'undo_workflow', undo_workflow, WORKS },
   { 'pause_agent', pause_agent, WORKS }, { 'pause_workflow', pause_workflow, WORKS }, { 'limit', limit_agent, WORKS },
+  { 'finished', KEEPING.finished, READS }, { 'forget', KEEPING.forget, WORKS },
+  { 'dropped', KEEPING.dropped, READS }, { 'missing', KEEPING.missing, READS },
+  { 'records', KEEPING.records, READS }, { 'history', KEEPING.history, READS },
+  { 'import', KEEPING.import, {} },
 }
 for i = 1, #FUNCTIONS do -- ipairs is not there yet
   local f = FUNCTIONS[i]

@@ -1,8 +1,11 @@
 -- The queue: what is ready, who sleeps, hand-over and claim.
 
--- Leases belong to workers: all that one holds is renewed, and lost, together.
-local function hold(t, worker, lease_ms)
-  if call('ZADD', P .. 'leases', 'GT', int(NOW + lease_ms), worker) == 1 then wake_timer(NOW + lease_ms) end
+-- Leases belong to workers: all that one holds is renewed, and lost, together. Who has just held something
+-- (`goes_on`) has one.
+local function hold(t, worker, lease_ms, goes_on)
+  if not goes_on and call('ZADD', P .. 'leases', 'GT', int(NOW + lease_ms), worker) == 1 then
+    wake_timer(NOW + lease_ms)
+  end
   call('SADD', P .. 'own:' .. worker, t.id)
   take_locks(t)
 end
@@ -104,12 +107,12 @@ local function as_claim(t)
   return { t.at, t.f, t.s, call('GET', P .. 'p:' .. t.id) }
 end
 
-local function take(agent, worker, lease_ms)
+local function take(agent, worker, lease_ms, goes_on)
   local t = pop_runnable(agent)
   if not t then return nil end
   t.w, t.at, t.f = worker, t.at + 1, t.f + 1
   move(t, 'IN_PROGRESS', '', 'w', worker, 'at', t.at, 'f', t.f, 'st', NOW_TEXT)
-  hold(t, worker, lease_ms)
+  hold(t, worker, lease_ms, goes_on)
   return as_claim(t)
 end
 
@@ -131,9 +134,9 @@ local function begin_run(t)
 end
 
 -- What is next for this worker: something it was given before, or the first of the queue; nil: registered idle.
-local function next_task(agent, worker, lease_ms)
+local function next_task(agent, worker, lease_ms, goes_on)
   wake_freed()
-  local claim = take(agent, worker, lease_ms)
+  local claim = take(agent, worker, lease_ms, goes_on)
   if claim then return claim end
   call('ZADD', P .. 'idle:' .. agent, NOW_TEXT, worker)
   call('ZADD', P .. 'seen', NOW_TEXT, worker)
@@ -170,8 +173,10 @@ local function pause_workflow(args)
   if call('EXISTS', key) == 0 then return not_found('workflow ' .. args[1] .. ' does not exist') end
   if args[2] ~= '' then
     call('HSET', key, 'pz', args[2])
-  elseif call('HDEL', key, 'pz') == 0 then
-    return 'OK'
+    call('SADD', P .. 'paused', args[1])
+  else
+    call('SREM', P .. 'paused', args[1])
+    if call('HDEL', key, 'pz') == 0 then return 'OK' end
   end
   for _, id in ipairs(call('LRANGE', P .. 'wt:' .. args[1], 0, -1)) do
     if call('HGET', P .. 't:' .. id, 's') == 'READY' then

@@ -70,13 +70,13 @@ end
 
 local function load(id)
   local v = call('HMGET', P .. 't:' .. id, 's', 'a', 'p', 'q', 'n', 'r', 'at', 'mx', 'w', 'f', 'wf', 'nm', 'rd',
-    'st', 'cx', 'wt', 'cb', 'nd', 'sb', 'x', 'sc')
+    'st', 'cx', 'wt', 'cb', 'nd', 'sb', 'x', 'sc', 'k')
   if not v[1] then return nil end
   return {
     id = id, s = v[1], a = v[2], p = tonumber(v[3]), q = tonumber(v[4]), n = tonumber(v[5]), r = v[6],
     at = tonumber(v[7]), mx = tonumber(v[8]), w = v[9], f = tonumber(v[10]), wf = v[11], nm = v[12],
     rd = tonumber(v[13] or 0), st = tonumber(v[14] or 0), cx = v[15], wt = v[16], cb = v[17], nd = v[18], sb = v[19],
-    x = v[20], sc = v[21],
+    x = v[20], sc = v[21], k = v[22],
   }
 end
 
@@ -93,10 +93,10 @@ end
 -- The part of a task that claim and finish look at; every field more costs them time.
 local function load_held(id)
   local v = call('HMGET', P .. 't:' .. id, 's', 'a', 'w', 'f', 'at', 'mx', 'wf', 'nm', 'rd', 'st', 'cx', 'wt',
-    'x')
+    'x', 'k')
   if not v[1] then return nil end
   return { id = id, s = v[1], a = v[2], w = v[3], f = tonumber(v[4]), at = tonumber(v[5]), mx = tonumber(v[6]),
-    wf = v[7], nm = v[8], rd = tonumber(v[9] or 0), st = tonumber(v[10] or 0), cx = v[11], wt = v[12], x = v[13] }
+    wf = v[7], nm = v[8], rd = tonumber(v[9] or 0), st = tonumber(v[10] or 0), cx = v[11], wt = v[12], x = v[13], k = v[14] }
 end
 
 local function event(t, from, to, reason)

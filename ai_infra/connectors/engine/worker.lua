@@ -104,7 +104,7 @@ local function finish(args)
     begin_run(given)
     return { t.s, as_claim(given) }
   end
-  return { t.s, next_task(args[9], worker, tonumber(args[10])) or false }
+  return { t.s, next_task(args[9], worker, tonumber(args[10]), not again) or false }
 end
 
 -- args: id, worker, fence
