@@ -417,6 +417,20 @@ class TestPerson:
 
         run(redis_server.address, body)
 
+    def test_on_demand_of_one_that_is_archived_in_part(self, redis_server: Any) -> None:
+        """Half an undo that looks whole is worse than none."""
+
+        async def body(e: Engine) -> None:
+            await begin(e, step("a"), step("b", "a"), atomic=False)
+            await work_off(e)
+            await e.connection.command("DEL", *(e.connection.key(f"{kind}:a") for kind in "tpr"))
+            with pytest.raises(
+                Conflict, match="cannot be undone any more: 1 of its completed tasks is archived"
+            ):
+                await e.undo_workflow(W, reason="x")
+
+        run(redis_server.address, body)
+
     def test_a_call_whose_answer_was_lost(self, redis_server: Any) -> None:
         async def body(e: Engine) -> None:
             await begin(e, step("a"))
