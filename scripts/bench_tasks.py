@@ -2,12 +2,14 @@
 
 Every figure comes from a redis-server of its own with the same settings, one worker each, rounds interleaved.
 Peers are installed by pip on first use, each into a virtual environment below --peers-venv. The floor is a
-loop of one function that acknowledges a task and pops the next. What takes long: --million, --kill.
+loop of one function that acknowledges a task and pops the next. All of it takes ten minutes on a quiet
+machine; --save keeps what an interrupted run has found. What takes longer still: --million, --kill.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import os
 import statistics
@@ -85,6 +87,11 @@ class Table:
         return "\n".join(lines)
 
 
+def _finite(sample: float) -> float | None:
+    """For JSON, which has no infinity: None is never."""
+    return None if math.isinf(sample) else sample
+
+
 def _cell(value: float | None) -> str:
     if value is None:
         return "-"
@@ -110,6 +117,18 @@ class Run:
                 self.table.failed[engine.name] = str(exc)
                 self.engines.remove(engine)
         return {engine.name: self.bench.environments.version(engine) for engine in self.engines}
+
+    def as_json(self, versions: Mapping[str, str]) -> dict[str, Any]:
+        """What was found so far."""
+        return {
+            "versions": versions,
+            "measures": [row.as_json() for row in self.table.measures],
+            "engines": {
+                column: {name: [_finite(s) for s in samples] for name, samples in found.items()}
+                for column, found in self.table.samples.items()
+            },
+            "failed": self.table.failed,
+        }
 
     def _rounds(self, column: str, engines: list[Engine], work: Callable[[Engine], float]) -> None:
         def guarded(engine: Engine) -> float:
@@ -258,13 +277,11 @@ def bench(args: argparse.Namespace) -> Report:
     wanted = args.only or [*ROWS, *(row for row in LONG if getattr(args, row))]
     for row in wanted:
         getattr(run, row)()
+        if args.save is not None:
+            args.save.write_text(json.dumps(run.as_json(versions), indent=2))
     if not run.table.measures and not run.table.samples:
         raise BenchError("nothing was measured: " + "; ".join(run.table.failed.values()))
-    details: dict[str, Any] = {
-        "versions": versions,
-        "engines": run.table.samples,
-        "failed": run.table.failed,
-    }
+    details = {key: value for key, value in run.as_json(versions).items() if key != "measures"}
     return Report(
         bench="tasks", rounds=args.rounds, machine=facts, measures=run.table.measures, details=details,
         more=run.table.text(run.engines, versions),
@@ -287,6 +304,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--engines", type=partial(_names, None), metavar="NAME,NAME", help="default: all")
     parser.add_argument("--peers-venv", type=Path, default=cache, help="default: %(default)s")
     parser.add_argument("--tasks", type=benchlib.positive, help="at most, for a quick look")
+    parser.add_argument("--save", type=Path, metavar="FILE", help="JSON, anew after every row")
     parser.add_argument("--seconds", type=benchlib.positive, default=20, help="of idling; default: 20")
     parser.add_argument(
         "--million", type=benchlib.positive, nargs="?", const=MILLION, metavar="COUNT",

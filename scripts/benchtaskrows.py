@@ -18,7 +18,7 @@ from benchlib import BenchError, interleaved, say
 from benchserver import Server
 
 WARM_UP = 20  #: of a series, or a tenth of a drain: imports, first connections
-SERIES = 300  #: one after the other, for start and result
+SERIES = 200  #: one after the other, for start and result
 SETTLE_S = 3.0
 DIAMOND = 10  #: the width of a layer
 

@@ -101,7 +101,10 @@ def test_tasks(place: Path) -> None:
     """We and the floor; what must be installed first is measured by hand only."""
     few = ("--engines", "ours,lua loop", "--tasks", "50", "--seconds", "1", "--million", "200", "--kill")
     rows = "drain,always,batch,waits,graphs,submit,idle,death,million"
-    found = measured(place, "bench_tasks.py", *few, "--only", rows)
+    with TemporaryDirectory() as folder:
+        save = Path(folder) / "found.json"
+        found = measured(place, "bench_tasks.py", *few, "--only", rows, "--save", str(save))
+        assert json.loads(save.read_text())["measures"] == found["measures"]
     assert found["failed"] == {}
     assert budgets_of(found) == 12
     assert set(found["engines"]["no-ops/s"]) == {"ours", "lua loop"}
