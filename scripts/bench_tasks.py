@@ -253,9 +253,9 @@ class Run:
         count = self.args.million or MILLION
         claims = min(CLAIMS, self.args.tasks or CLAIMS)
         found = rows.million(self.bench, count, claims)
-        name = f"Redis' time of a finish-and-claim after {count} finished / before"
+        name = f"Redis' CPU for a finish-and-claim after {count} finished / before"
         self.table.bar(name, "x", found["after µs"] / found["before µs"], 1.2)
-        self.table.bar("that time before", "µs", found["before µs"], None)
+        self.table.bar("that CPU before", "µs", found["before µs"], None)
         name = f"memory after {count} finished / after half of them"
         self.table.bar(name, "x", found["full MB"] / found["half MB"], 1.2)
         self.table.bar("that memory", "MB", found["full MB"], None)
