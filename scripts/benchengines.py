@@ -51,7 +51,7 @@ ENGINES = (
     OURS,
     LUA,
     Engine(
-        name="lua loop, redis-py", module="lua_redispy_peer", packages=("redis", "hiredis"),
+        name="lua loop by redis-py", module="lua_redispy_peer", packages=("redis", "hiredis"),
         tasks=10_000, is_floor=True,
     ),
     Engine(
