@@ -62,7 +62,7 @@ ENGINES = (
         ),
     ),
     Engine(
-        name="dramatiq", module="dramatiq_peer", packages=("dramatiq", "redis", "hiredis"), tasks=2000,
+        name="dramatiq", module="dramatiq_peer", packages=("dramatiq", "redis", "hiredis"), tasks=5000,
         worker=("dramatiq", "dramatiq_peer", "--processes", "1", "--threads", "1"),
         env={"dramatiq_queue_prefetch": "100"},  # with the two of its default it sleeps between tasks
     ),
@@ -83,7 +83,7 @@ ENGINES = (
         worker=("saq", "saq_peer.settings", "--quiet"),
     ),
     Engine(
-        name="huey", module="huey_peer", packages=("huey", "redis", "hiredis"), tasks=2000,
+        name="huey", module="huey_peer", packages=("huey", "redis", "hiredis"), tasks=5000,
         worker=("huey_consumer", "huey_peer.huey", "-w", "1", "-k", "process", "-q"),
     ),
     Engine(
