@@ -16,7 +16,7 @@ from typing import Any
 
 import hiredis
 import psutil
-from benchinstallation import eventually, undisturbed
+from benchinstallation import end_processes_of, eventually, undisturbed
 from benchlib import BenchError
 from benchprocess import cpu_s
 
@@ -31,33 +31,45 @@ class Server:
     def __init__(self, fsync: str = "everysec") -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="aib-"))
         self.socket = self.folder / "redis.sock"
-        words = {
-            "port": "0", "unixsocket": self.socket, "dir": self.folder, "save": "", "appendonly": "yes",
-            "appendfsync": fsync, "auto-aof-rewrite-percentage": "0", "logfile": self.folder / "log",
-        }  # fmt: skip
-        argv = ["redis-server", *(str(w) for name, word in words.items() for w in (f"--{name}", word))]
-        try:
-            self._process = subprocess.Popen(
-                argv, env={"PATH": os.environ.get("PATH", os.defpath), "HOME": str(self.folder)},
-                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True,
-            )  # fmt: skip
-        except OSError as exc:
-            shutil.rmtree(self.folder, ignore_errors=True)
-            raise BenchError(f"redis-server cannot be started: {exc}") from exc
+        self._fsync = fsync
+        self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Server:
         try:
+            self._process = self._start()
             eventually(self._answers, START_S, "redis-server answers")
         except BaseException:
             self.__exit__()
             raise
         return self
 
+    def _start(self) -> subprocess.Popen[bytes]:
+        words = {
+            "port": "0", "unixsocket": self.socket, "dir": self.folder, "save": "", "appendonly": "yes",
+            "appendfsync": self._fsync, "auto-aof-rewrite-percentage": "0", "logfile": self.folder / "log",
+        }  # fmt: skip
+        argv = ["redis-server", *(str(w) for name, word in words.items() for w in (f"--{name}", word))]
+        try:
+            return subprocess.Popen(
+                argv, env={"PATH": os.environ.get("PATH", os.defpath), "HOME": str(self.folder)},
+                cwd=self.folder, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True,
+            )  # fmt: skip
+        except OSError as exc:
+            raise BenchError(f"redis-server cannot be started: {exc}") from exc
+
     def __exit__(self, *_: object) -> None:
         with undisturbed():
-            self._process.kill()
-            self._process.wait()
+            if self._process is not None:
+                self._process.kill()
+                self._process.wait()
+            end_processes_of(self.folder)  # those whose start was interrupted
             shutil.rmtree(self.folder, ignore_errors=True)
+
+    @property
+    def pid(self) -> int:
+        """Of the server."""
+        assert self._process is not None, "not started"
+        return self._process.pid
 
     def _answers(self) -> bool:
         try:
@@ -98,7 +110,7 @@ class Server:
     @property
     def cpu_s(self) -> float:
         """CPU time so far."""
-        return cpu_s(psutil.Process(self._process.pid))
+        return cpu_s(psutil.Process(self.pid))
 
     @property
     def fsyncs(self) -> int:
@@ -106,7 +118,7 @@ class Server:
 
         All write calls that the kernel counts, less those that went to clients. Checked with strace.
         """
-        text = Path(f"/proc/{self._process.pid}/io").read_text()
+        text = Path(f"/proc/{self.pid}/io").read_text()
         writes = int(re.search(r"syscw: (\d+)", text)[1])  # type: ignore[index]
         return writes - int(self.info("stats")["total_writes_processed"])
 
