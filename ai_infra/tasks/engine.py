@@ -11,13 +11,14 @@ what goes into files and comes out of them in keeping.py.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
 from ai_infra.connectors.inbox import Inbox
 from ai_infra.connectors.redis import Connection
 from ai_infra.connectors.wire import Word
-from ai_infra.core.errors import ConnectorError, ConnectorUnavailable
+from ai_infra.core.errors import Conflict, ConnectorError, ConnectorUnavailable
 from ai_infra.core.ids import AgentName, TaskId, WorkflowId, new_id
 from ai_infra.tasks.calls import BLOCK_S, IDS_A_CALL, as_ms, clean
 from ai_infra.tasks.keeping import Keeping
@@ -73,19 +74,20 @@ class Engine(Working, Looking, Keeping):
     ) -> dict[int, TaskId]:
         sub, same, first = new_id("sub"), dict[int, TaskId](), 0
         try:
-            for count, words in packed:
-                same |= _same(await self._call("submit", sub, "0", *head, *words), first)
+            for number, (count, words) in enumerate(packed, 1):
+                is_last = "1" if number == len(packed) else "0"
+                same |= _same(await self._call("submit", sub, is_last, *head, *words), first)
                 first += count
         except BaseException as exc:
             if not isinstance(exc, ConnectorUnavailable):
-                await self._repeat("abort", sub)
+                await self._abort(sub)
             raise
-        await self._repeat("commit", sub)
         return same
 
-    async def _repeat(self, function: str, sub: str) -> None:
-        while await self._call(function, sub, IDS_A_CALL) > 0:
-            pass
+    async def _abort(self, sub: str) -> None:
+        with contextlib.suppress(Conflict):  # its last part had arrived, so it is released
+            while await self._call("abort", sub, IDS_A_CALL) > 0:
+                pass
 
     async def cancel(self, task: TaskId, *, reason: str) -> CancelVerdict:
         """End a task and what needs it: at once, or, when it runs, by telling its worker.

@@ -81,7 +81,8 @@ class Looking(Calls):
         try:
             async with asyncio.timeout(timeout_s):
                 while pending := await self._watch(token, pending):
-                    await self._drain(box, set(pending))
+                    if not (pending := await self._drain(box, pending)):
+                        break
         except TimeoutError:
             raise DeadlinePassed(
                 f"{len(pending)} of {len(tasks)} tasks have not ended after {timeout_s:g} s, "
@@ -100,16 +101,18 @@ class Looking(Calls):
             still_open += await self._call("watch", token, as_ms(3 * BLOCK_S), *part)
         return still_open
 
-    async def _drain(self, box: Inbox, pending: set[TaskId]) -> None:
-        """Read ended tasks until none is left, or the watch should be renewed."""
+    async def _drain(self, box: Inbox, tasks: Sequence[TaskId]) -> list[TaskId]:
+        """Read ended tasks until none is left, or the watch should be renewed; those that are left."""
+        pending = dict.fromkeys(tasks)
         renew_at = asyncio.get_running_loop().time() + BLOCK_S
         while pending and (left := renew_at - asyncio.get_running_loop().time()) > 0:
             try:
                 ended = await box.pop(left)
             except ConnectorUnavailable:
-                return  # ask again what has ended
+                break  # ask again what has ended
             if ended is not None:
-                pending.discard(TaskId(ended))
+                pending.pop(TaskId(ended), None)
+        return list(pending)
 
     async def _unwatch(self, token: str, pending: Sequence[TaskId]) -> None:
         try:

@@ -137,6 +137,11 @@ end
 local function next_task(agent, worker, lease_ms, goes_on)
   wake_freed()
   local claim = take(agent, worker, lease_ms, goes_on)
+  for _ = 1, 3 do
+    if claim or not SUBMITS.go_on() then break end
+    wake_freed()
+    claim = take(agent, worker, lease_ms, goes_on)
+  end
   if claim then return claim end
   call('ZADD', P .. 'idle:' .. agent, NOW_TEXT, worker)
   call('ZADD', P .. 'seen', NOW_TEXT, worker)

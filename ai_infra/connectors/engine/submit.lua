@@ -44,7 +44,9 @@ end
 -- Tasks of another submit that is not complete may still be undone.
 local function may_need(need, sub)
   local v = call('HMGET', P .. 't:' .. need, 's', 'sb')
-  if v[1] == 'PENDING' and v[2] ~= sub then return not call('ZSCORE', P .. 'held', need) end
+  if v[1] == 'PENDING' and v[2] ~= sub and call('ZSCORE', P .. 'held', need) then
+    return call('SISMEMBER', P .. 'commits', v[2]) == 1
+  end
   return v[1]
 end
 
@@ -132,6 +134,33 @@ local function write_header(id, header)
   call('ZADD', P .. 'wfs', NOW_TEXT, id)
 end
 
+-- Releases up to `limit` tasks of a complete submit; what is left. Once begun, tick() carries it to its end, and so
+-- do workers that find nothing to do.
+local function commit_some(sub, limit)
+  call('ZADD', P .. 'subs', NOW_TEXT, sub)
+  call('SADD', P .. 'commits', sub)
+  local put = string.sub(sub, 1, 4) == 'imp-' and IMPORTS.place or place
+  for _, id in ipairs(call('LPOP', P .. 'sub:' .. sub, limit) or {}) do
+    local t = load(id)
+    if t and t.s == 'PENDING' and call('ZSCORE', P .. 'held', id) then put(t) end
+  end
+  local left = call('LLEN', P .. 'sub:' .. sub)
+  if left == 0 then
+    call('ZREM', P .. 'subs', sub)
+    call('SREM', P .. 'commits', sub)
+  else
+    wake_timer(NOW)
+  end
+  return left
+end
+
+function SUBMITS.go_on()
+  local sub = call('SRANDMEMBER', P .. 'commits')
+  if sub then commit_some(sub, CHUNK) end
+  return sub
+end
+
+-- The last part of a submit in parts commits it: its tasks are released from then on, whoever dies.
 local function submit(args)
   local sub, final = args[1], args[2] == '1'
   local tasks = parse_submit(args)
@@ -156,10 +185,12 @@ local function submit(args)
     elseif not final then
       call('HSET', P .. 't:' .. t.id, 'sb', sub) -- left by a submit that broke off: this one goes on with it
     end
-    if not final and not t.same then call('RPUSH', P .. 'sub:' .. sub, t.id) end
+    if sub ~= '' and not t.same then call('RPUSH', P .. 'sub:' .. sub, t.id) end
   end
   call('SET', P .. 'seq', int(seq))
-  if final then
+  if final and sub ~= '' then
+    commit_some(sub, 2 * CHUNK)
+  elseif final then
     for _, t in ipairs(tasks) do
       local view = not t.same and load(t.id)
       if view and view.s == 'PENDING' and call('ZSCORE', P .. 'held', t.id) then place(view) end
@@ -169,25 +200,6 @@ local function submit(args)
     wake_timer(NOW + SUBMIT_MS)
   end
   return same
-end
-
--- Releases up to `limit` tasks of a complete submit; what is left. Once begun, tick() carries it to its end.
-local function commit_some(sub, limit)
-  call('ZADD', P .. 'subs', int(NOW + COMMIT_MS), sub)
-  call('SADD', P .. 'commits', sub)
-  local put = string.sub(sub, 1, 4) == 'imp-' and IMPORTS.place or place
-  for _, id in ipairs(call('LPOP', P .. 'sub:' .. sub, limit) or {}) do
-    local t = load(id)
-    if t and t.s == 'PENDING' and call('ZSCORE', P .. 'held', id) then put(t) end
-  end
-  local left = call('LLEN', P .. 'sub:' .. sub)
-  if left == 0 then
-    call('ZREM', P .. 'subs', sub)
-    call('SREM', P .. 'commits', sub)
-  else
-    wake_timer(NOW + COMMIT_MS)
-  end
-  return left
 end
 
 local function remove_task(t)

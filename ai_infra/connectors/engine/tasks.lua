@@ -12,7 +12,7 @@ local EVENTS_KEPT = 20000 -- entries of the stream, each of up to EVENTS_AN_ENTR
 local EVENTS_AN_ENTRY = 16
 local SEEN_MS = 30000 -- an idle worker unheard of for longer is handed nothing
 local SUBMIT_MS = 600000 -- a submit not completed in this time is undone
-local COMMIT_MS = 5000 -- a commit not completed in this time is completed by tick()
+local HELD_MS = 5000 -- how soon to look again at a deadline of what is held by a submit
 local HOUR_S = 3600
 local MAX_DELAY_MS = 60000 -- between retries, unless the task says another
 local RETRY_MS = 1000 -- before the first retry, likewise
@@ -30,7 +30,7 @@ local LUCK -- 0 to 1, another one with every call
 local MOVED -- events of this call, not written yet
 local FREED -- locks that may have become free in this call
 local ENDED -- tasks with marks that ended in this call, and that undo.lua has not looked at
-local UNDO = {} -- what undo.lua does, for those that stand before it
+local UNDO, SUBMITS = {}, {} -- what undo.lua and submit.lua do, for those that stand before them
 
 local TERMINAL = { COMPLETED = 'done', FAILED = 'dead', CANCELLED = 'gone' }
 local ACTIVE = { ASSIGNED = true, IN_PROGRESS = true }

@@ -44,7 +44,7 @@ local function end_late()
   for _, id in ipairs(ids) do
     local t, late = load(id), 'its deadline has passed'
     if call('ZSCORE', P .. 'held', id) then
-      call('ZADD', P .. 'deadlines', int(NOW + COMMIT_MS), id) -- its submit is not complete
+      call('ZADD', P .. 'deadlines', int(NOW + HELD_MS), id) -- its submit is not complete
     else
       call('ZREM', P .. 'deadlines', id)
       if ACTIVE[t.s] then
