@@ -405,7 +405,14 @@ class Agent:
         spec = TaskSpec(id=TaskId("t-1"), name="x", agent=AgentName("code"), run=run, **more)
         claim = Claim(spec=spec, attempt=2, fence=1, worker=WorkerId("code.1"), state=State.IN_PROGRESS)
         limits = TaskSettings(
-            lease_s=30.0, grace_s=0.3, output_max_bytes=10**6, temp_max_age_s=0.0, aging_s=0.0
+            lease_s=30.0,
+            grace_s=0.3,
+            output_max_bytes=10**6,
+            temp_max_age_s=0.0,
+            aging_s=0.0,
+            keep_finished=1,
+            keep_finished_days=1.0,
+            keep_logs_days=1.0,
         )
         return Attempt(
             claim,
