@@ -164,7 +164,7 @@ def show_(id: str, as_json: bool) -> None:
 
     async def act() -> TaskView:
         async with engine_now(settings) as engine:
-            return await engine.get(await _find(engine, id))
+            return await engine.get(await find_task(engine, id))
 
     _show(run_async(act()), as_json)
 
@@ -182,7 +182,7 @@ def wait(ids_: tuple[str, ...], timeout_s: float | None, as_json: bool) -> int:
 
     async def act() -> list[TaskView]:
         async with engine_now(settings) as engine:
-            return await engine.wait([await _find(engine, text) for text in ids_], timeout_s)
+            return await engine.wait([await find_task(engine, text) for text in ids_], timeout_s)
 
     views = run_async(act())
     if as_json:
@@ -204,7 +204,7 @@ def cancel(id: str, as_json: bool) -> None:
 
     async def act() -> Any:
         async with engine_now(settings) as engine:
-            return await engine.cancel(await _find(engine, id), reason="cancelled by a person")
+            return await engine.cancel(await find_task(engine, id), reason="cancelled by a person")
 
     verdict = run_async(act())
     if as_json:
@@ -226,7 +226,7 @@ def retry(id: str, as_json: bool) -> None:
 
     async def act() -> list[ids.TaskId]:
         async with engine_now(settings) as engine:
-            return await engine.retry(await _find(engine, id))
+            return await engine.retry(await find_task(engine, id))
 
     again = run_async(act())
     if as_json:
@@ -241,7 +241,7 @@ def exit_of(views: list[TaskView]) -> Exit:
     return Exit.OK if all(view.state == "COMPLETED" for view in views) else Exit.FAILED
 
 
-async def _find(engine: Engine, text: str) -> ids.TaskId:
+async def find_task(engine: Engine, text: str) -> ids.TaskId:
     """The task whose id begins with `text`. Raises NotFound, UsageError when there are several."""
     if not ids.is_id(text):
         raise UsageError(f"{text!r} is no task id")

@@ -59,6 +59,11 @@ PHRASES: Mapping[str, str] = {
     "task_ended": "{name} {state}, attempt {attempt}, {duration_s} s, {reason} ({task})",
     "outcome_refused": "the outcome of {task} came too late: {reason}",
     "cancel_reached": "{task} is being cancelled",
+    "handoff_reached": "{task} is being stopped: {to} takes it over",
+    "message_shown": "{source} says: {text}",
+    "message_accepted": "{type} {text} from {source}: {reason} ({message})",
+    "message_refused": "REFUSED a message from {source}: {reason} ({message}) {type} {text}",
+    "message_crashed": "a fault of ours with message {message}: {reason}",
     "temp_cleaned": "removed {entries} old entries from temp/",
 }
 

@@ -27,6 +27,10 @@ local FUNCTIONS = {
   { 'tick', tick, WORKS }, { 'beat', beat, WORKS }, { 'own', take_over, WORKS }, { 'forget_beat', forget_beat, WORKS },
   { 'cancel', cancel, WORKS }, { 'cancel_workflow', cancel_workflow, WORKS }, { 'retry', retry, WORKS },
   { 'watch', watch, WORKS }, { 'unwatch', unwatch, WORKS },
+  { 'handoff', HANDOFF.hand_over, WORKS },
+  { 'mail_register', POST.register, {} }, { 'mail_send', POST.send, {} }, { 'mail_take', POST.take, WORKS },
+  { 'mail_judge', POST.judge, WORKS }, { 'mail_watch', POST.watch, WORKS }, { 'mail_unwatch', POST.unwatch, WORKS },
+  { 'mail_get', POST.get, READS }, { 'mail_list', POST.list, READS },
 }
 for i = 1, #FUNCTIONS do -- ipairs is not there yet
   local f = FUNCTIONS[i]
