@@ -22,6 +22,7 @@ from ai_infra.tasks.task import TERMINAL, TaskSpec, TaskView
 
 HANDOFF_S = 60.0  #: for the worker that has the task to stop it
 LISTED = 20
+LISTED_CHARS = 300  #: of an error in a list
 TAIL_CHARS = 4000
 
 
@@ -124,7 +125,10 @@ class Answers:
 
     async def _tasks(self, envelope: Envelope) -> Reply:
         views = await self._engine.list_tasks(agent=self._me, limit=LISTED)
-        listed = [{"id": v.id, "name": v.name, "state": v.state.value, "error": v.error} for v in views]
+        listed = [
+            {"id": v.id, "name": v.name, "state": v.state.value, "error": (v.error or "")[:LISTED_CHARS]}
+            for v in views
+        ]
         return accepted(f"the newest {len(listed)} tasks" if listed else "no tasks", listed)
 
     # -- parts ----------------------------------------------------------------------------------------------
