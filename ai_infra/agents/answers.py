@@ -143,6 +143,7 @@ class Answers:
             agent=self._me,
             run=envelope.payload.run,
             priority=envelope.priority,
+            max_attempts=1,  # whoever asked decides what a failure means
             description=f"asked for by {envelope.source} in message {envelope.id}",
         )
 

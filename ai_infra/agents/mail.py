@@ -197,7 +197,8 @@ class Mail:
     def _answer(self, envelope: Envelope, reply: Reply) -> Envelope:
         from ai_infra.messages.trust import identity_of_agent
 
-        self._identity = self._identity or identity_of_agent(self._home, self._me, self._process.worker)
+        if self._identity is None or not self._identity.is_trusted(self._home):
+            self._identity = identity_of_agent(self._home, self._me, self._process.worker)
         answer = Envelope(
             id=MessageId(ids.new_id("m")),
             timestamp=now(),

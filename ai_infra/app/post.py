@@ -78,6 +78,7 @@ async def desk(settings: Settings) -> AsyncIterator[Desk]:
         from ai_infra.messages.post import Post
         from ai_infra.messages.trust import Verifier, identity_of_command
 
+        settings.home.ensure()  # a Redis of the user's may be there before any session was
         me = identity_of_command(settings.home, os.environ, _login())
         yield Desk(post=Post(engine.connection), me=me, verifier=Verifier(settings.home))
 

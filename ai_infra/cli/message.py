@@ -12,7 +12,7 @@ from ai_infra.app.command import engine_now, settings_from_env
 from ai_infra.app.post import Desk, all_judged, desk, everyone, receiver
 from ai_infra.cli.output import examples, in_colour, json_option, plain, print_json, run_async, show, width
 from ai_infra.core import ids
-from ai_infra.core.errors import Exit, UsageError
+from ai_infra.core.errors import Exit, NotFound, UsageError
 
 if TYPE_CHECKING:
     from ai_infra.messages.envelope import Envelope
@@ -139,6 +139,8 @@ def broadcast(
     async def act() -> MessageView:
         async with desk(settings) as at:
             to = everyone(settings, but=at.me.certificate.name)
+            if not to:
+                raise NotFound("there is no other agent")
             view = await at.post.send(at.envelope("*", priority=priority, **made), at.me, to)
             if not as_json and not wait:
                 click.echo(view.id)
@@ -253,8 +255,8 @@ def _tell_messages(messages: list[Shown], of: str, as_json: bool, follow: bool) 
 
 async def _tell_events(at: Desk, after: str, of: str, as_json: bool) -> str:
     """The verdicts that come in a while; where the stream ends then."""
-    from ai_infra.core.errors import NotFound
     from ai_infra.dashboard.messages import message_line
+    from ai_infra.messages.views import as_of
 
     events = await at.post.events(after, FOLLOW_S)
     for event in events:
@@ -269,7 +271,8 @@ async def _tell_events(at: Desk, after: str, of: str, as_json: bool) -> str:
             line = {"id": event.id, "agent": event.agent, "what": event.what}
             click.echo(_one_line({**line, "message": _message(message)}))
         else:
-            click.echo(message_line(message, message.receipts[event.agent]).text(colour=in_colour()))
+            then = as_of(message.receipts[event.agent], event)
+            click.echo(message_line(message, then).text(colour=in_colour()))
     sys.stdout.flush()
     return after
 

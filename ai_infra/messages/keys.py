@@ -80,7 +80,7 @@ def installation_key(home: Home) -> SigningKey:
     elif trusted_key(home).text != key.public.text:
         raise SystemProblem(
             f"{_public_path(home)}: is not the public half of installation.key; restore the folder from a "
-            "backup, or remove both files and run `ai-infra restart` for each window"
+            "backup, or remove both files: new ones are made"
         )
     return key
 

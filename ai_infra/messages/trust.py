@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from ai_infra.core.errors import Failed
+from ai_infra.core.errors import Failed, SystemProblem
 from ai_infra.core.home import Home
 from ai_infra.core.ids import is_id, is_name
 from ai_infra.core.orphans import MARK_AGENT, MARK_HOME, MARK_TASK
@@ -38,6 +38,7 @@ from ai_infra.messages.keys import PublicKey, SigningKey, installation_key, trus
 
 FRESH_S = 600.0  #: a message is sent so soon after it was written; replays are remembered for longer
 
+_CERTIFICATES_KEPT = 200
 _CERTIFICATE, _ENVELOPE = (
     b"ai-infra certificate 1\n",
     b"ai-infra message 1\n",
@@ -85,6 +86,14 @@ class Identity:
         self.key_id = key.public.id
         self.certificate_text = canonical({"certificate": body, "signature": signature})
 
+    def is_trusted(self, home: Home) -> bool:
+        """Whether readers believe it; they do not any more when the installation's key was replaced."""
+        try:
+            _checked(self.certificate_text, trusted_key(home))
+        except (Untrusted, SystemProblem):
+            return False
+        return True
+
     def sign(self, envelope: str) -> Signed:
         """The text of an envelope, signed."""
         signature = self._key.sign(_ENVELOPE + envelope.encode())
@@ -110,7 +119,8 @@ class Verifier:
 
     def __init__(self, home: Home) -> None:
         self._home = home
-        self._known: dict[str, Certificate] = {}  #: certificates found good, by their text
+        #: certificates found good, by the installation's key and their text
+        self._known: dict[tuple[str, str], Certificate] = {}
 
     def verify(
         self, signed: Signed, *, reader: str, id: MessageId | None = None, sent_at: datetime | None = None
@@ -140,23 +150,27 @@ class Verifier:
         return Trusted(envelope=envelope, sender=sender)
 
     def _certificate(self, text: str) -> Certificate:
-        if text not in self._known:
-            if len(self._known) > 200:
+        trusted = trusted_key(self._home)  # read each time: whoever replaces it is believed at once
+        known = trusted.id, text
+        if known not in self._known:
+            if len(self._known) >= _CERTIFICATES_KEPT:
                 self._known.clear()
-            self._known[text] = self._checked(text)
-        return self._known[text]
+            self._known[known] = _checked(text, trusted)
+        return self._known[known]
 
-    def _checked(self, text: str) -> Certificate:
-        try:
-            outer = json.loads(text)
-            body, signature = outer["certificate"], outer["signature"]
-            good = trusted_key(self._home).has_signed(signature, _CERTIFICATE + body.encode())
-        except (ValueError, RecursionError, TypeError, KeyError, AttributeError) as exc:
-            raise Untrusted("it carries no certificate that can be read") from exc
-        if not good:
-            raise Untrusted("its sender's key is unknown: this installation has not certified it")
-        table = json.loads(body)
-        return Certificate(**{**table, "kind": Kind(table["kind"])})
+
+def _checked(text: str, trusted: PublicKey) -> Certificate:
+    """The certificate, if `trusted` has signed it."""
+    try:
+        outer = json.loads(text)
+        body, signature = outer["certificate"], outer["signature"]
+        good = trusted.has_signed(signature, _CERTIFICATE + body.encode())
+    except (ValueError, RecursionError, TypeError, KeyError, AttributeError) as exc:
+        raise Untrusted("it carries no certificate that can be read") from exc
+    if not good:
+        raise Untrusted("its sender's key is unknown: this installation has not certified it")
+    table = json.loads(body)
+    return Certificate(**{**table, "kind": Kind(table["kind"])})
 
 
 def _bytes(text: str) -> bytes:

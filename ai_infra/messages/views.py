@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
@@ -79,6 +79,13 @@ class PostEvent:
     id: MessageId
     agent: str
     what: str  #: a verdict, or `answered`
+
+
+def as_of(receipt: Receipt, event: PostEvent) -> Receipt:
+    """A receipt as it stood at an event: more may have happened since."""
+    if event.what not in ("delivered", "read"):
+        return receipt
+    return replace(receipt, verdict=Verdict(event.what), reason="", at=read_ms(event.entry.split("-")[0]))
 
 
 def read_ms(text: str | int) -> datetime:

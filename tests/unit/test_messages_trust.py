@@ -213,6 +213,21 @@ def test_a_signed_text_that_is_not_an_envelope(home: Home) -> None:
     assert "it is not well formed" in refusal(home, signed)
 
 
+def test_when_the_installations_key_is_replaced_the_old_one_is_worth_nothing(home: Home) -> None:
+    verifier, sender = Verifier(home), identity_of_agent(home, "qa", "qa.1")
+    signed = signed_by(sender, message())
+    verifier.verify(signed, reader="code")
+    assert sender.is_trusted(home)
+    for path in home.keys.iterdir():
+        path.unlink()
+    assert not sender.is_trusted(home)
+    again = signed_by(identity_of_agent(home, "qa", "qa.1"), message())
+    verifier.verify(again, reader="code")
+    assert not sender.is_trusted(home)
+    with pytest.raises(Untrusted, match="its sender's key is unknown"):
+        verifier.verify(signed, reader="code")
+
+
 # -- key files ----------------------------------------------------------------------------------------------
 
 
