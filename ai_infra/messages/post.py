@@ -168,9 +168,11 @@ class Post:
     async def _known(self, who: Identity, call: Callable[[], Awaitable[Any]]) -> Any:
         """The result of a call that needs the key of `who` to be registered."""
         at = self._registered.get(who.key_id)
-        if at is None or time.monotonic() - at > _REGISTER_AGAIN_S:
-            await self._call("mail_register", who.key_id, who.certificate_text)
-            self._registered[who.key_id] = time.monotonic()
+        if at is not None and time.monotonic() - at < _REGISTER_AGAIN_S:
+            with contextlib.suppress(NotFound):  # the server may have been emptied since: once more, then
+                return await call()
+        await self._call("mail_register", who.key_id, who.certificate_text)
+        self._registered[who.key_id] = time.monotonic()
         return await call()
 
     async def _call(self, function: str, *words: Any) -> Any:

@@ -145,8 +145,10 @@ class Verifier:
         if envelope.target not in (reader, EVERYONE):
             raise Untrusted(f"it is for {envelope.target}, not for {reader}")
         if sent_at is not None and abs(sent_at - envelope.timestamp) > timedelta(seconds=FRESH_S):
-            raise Untrusted(f"it was written at {envelope.timestamp:%Y-%m-%d %H:%M:%S} UTC, but sent at "
-                            f"{sent_at:%Y-%m-%d %H:%M:%S}")  # fmt: skip
+            written, sent = f"{envelope.timestamp:%Y-%m-%d %H:%M:%S}", f"{sent_at:%Y-%m-%d %H:%M:%S}"
+            raise Untrusted(
+                f"it was written at {written} UTC, but sent at {sent}: an old one, or clocks differ"
+            )
         return Trusted(envelope=envelope, sender=sender)
 
     def _certificate(self, text: str) -> Certificate:

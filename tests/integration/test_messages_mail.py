@@ -455,3 +455,15 @@ def test_an_answer_is_the_agents_own(town: Town) -> None:
         assert (certificate["kind"], certificate["holder"]) == ("agent", process.worker)
 
     town.run(body)
+
+
+def test_redis_is_emptied_under_an_agent_that_runs(town: Town) -> None:
+    async def body(town: Town) -> None:
+        async with town.life() as process:
+            for _ in range(3):
+                told = data_of(await asked(town, **query("ping")))
+                assert told["worker"] == process.worker
+                await town.redis("FLUSHALL")
+                await town.redis("FUNCTION", "FLUSH")
+
+    town.run(body)
