@@ -13,14 +13,26 @@ which a Redis cluster would refuse. Only server time is used, in ms.
                               wt somebody waits, df fence of the last finish,
                               ck/rk token of the last cancel/retry call, sb its submit,
                               ho/hp/hf agent it goes to when its run has stopped, its
-                              spec then, the fence of that run
+                              spec then, the fence of that run,
+                              k it has dependants, sc score in the queue, md longest retry delay ms,
+                              x it has some of: nb not before, dd deadline, dx it has passed,
+                              ky unique key, lk locks, lw what keeps it back
     p:TASK            string  the spec, as JSON                                              with the task
     r:TASK            string  the last result, as JSON                                       with the task
     kids:TASK         list    tasks that need it                                             when it completes
     all               zset    every task by sequence
-    ready:AGENT       zset    (10 - priority) * 2^42 + sequence: exact priority, then age
-    lease             zset    held tasks by the instant their lease ends
-    delay             zset    retries by the instant they are due
+    ready:AGENT       zset    what can run, by `sc`: (10 - priority) * step + sequence: priority, then age
+    aside:AGENT       zset    READY tasks that a lock or a paused workflow keeps back, by the same
+    wants:LOCK AGENT  zset    those of them that wait for this lock
+    wanted:LOCK       set     agents that have such tasks
+    lock:LOCK         string  the task that holds it                                         while it runs
+    gate:AGENT        hash    pz why it is paused, iv least ms between tasks, tat when the next may begin
+    reopen            zset    agents by the instant their gate opens
+    key:KEY           string  the open task that was submitted with this unique key          with its end
+    deadlines         zset    open tasks by the instant they must have ended
+    schema            string  the version that the data was last brought up to
+    leases            zset    workers by the instant their lease ends; with it all they hold is given back
+    delay             zset    retries and tasks for later by the instant they are due
     held blocked      zset    tasks by sequence: submit not complete; waiting for upstreams
     done dead gone    zset    COMPLETED, FAILED, CANCELLED by the instant they ended
     own:WORKER        set     tasks it holds
@@ -44,7 +56,7 @@ which a Redis cluster would refuse. Only server time is used, in ms.
     spared            string  the newest beat when the ticker last let ended leases go on
     votes:NAME        hash    who finds that process silent, and since when                  with staleness
     events            stream  every move of a task, trimmed; one field, see `event`
-    lock:NAME         string  who may do a thing just now                                    after its time
+    turn:NAME         string  who may do a thing just now                                    after its time
     owner             string  the installation whose tasks these are                         2 min after it
     mail:AGENT        stream  its inbox: ids of messages that it has not handled to the end
     mail:load         hash    AGENT: bytes of those
@@ -88,9 +100,10 @@ from ai_infra.core.errors import (
 DEFAULT_PREFIX = "ai:"
 LIBRARY = "ai_infra"
 #: goes up when a function's arguments, answers or keys change; equals VERSION in engine/tasks.lua
-LIBRARY_VERSION = 2
+LIBRARY_VERSION = 3
 _LIBRARY_FILES = (
     "tasks",
+    "gates",
     "queue",
     "handoff",
     "ends",
@@ -100,6 +113,7 @@ _LIBRARY_FILES = (
     "cancel",
     "look",
     "messages",
+    "upgrade",
     "functions",
 )  # each uses what stands before it
 
@@ -332,9 +346,9 @@ class Connection:
 
     async def _ensure_library(self) -> None:
         try:
-            version, digest = await self.command("FCALL", "ai_version", 1, self.prefix)
+            version, digest, *schema = await self.command("FCALL", "ai_version", 1, self.prefix)
         except LibraryMissing:
-            version, digest = 0, ""
+            version, digest, schema = 0, "", []
         if version > LIBRARY_VERSION:
             raise Conflict(
                 f"a newer ai-infra uses this Redis (its library is version {version}, this one brings "
@@ -343,6 +357,8 @@ class Connection:
         code, own_digest = library()
         if (version, digest) != (LIBRARY_VERSION, own_digest):
             await self.command("FUNCTION", "LOAD", "REPLACE", code)
+        if schema != [LIBRARY_VERSION]:
+            await self.command("FCALL", "ai_upgrade", 1, self.prefix)
 
 
 class Patience:

@@ -17,7 +17,7 @@ from ai_infra.connectors.inbox import Inbox
 from ai_infra.connectors.redis import Connection
 from ai_infra.connectors.wire import Word
 from ai_infra.core.errors import ConnectorError, ConnectorUnavailable
-from ai_infra.core.ids import TaskId, WorkflowId, new_id
+from ai_infra.core.ids import AgentName, TaskId, WorkflowId, new_id
 from ai_infra.tasks.calls import BLOCK_S, IDS_A_CALL, as_ms, clean
 from ai_infra.tasks.looking import Looking
 from ai_infra.tasks.spec import dump_header
@@ -32,8 +32,10 @@ _AWAY_RETRY_S = 0.2
 class Engine(Working, Looking):
     """The task queue on one Redis. Close it before its connection's event loop ends."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, aging_s: float = 0.0) -> None:
+        """`aging_s`: the age that is worth one step of priority, for what is submitted here; 0: none is."""
         super().__init__(connection)
+        self._aging_ms = round(aging_s * 1000)
         self._timer = Inbox(connection, "timer:inbox")
 
     def close(self) -> None:
@@ -50,27 +52,34 @@ class Engine(Working, Looking):
 
         The same specs again are accepted once; the same id with another content is a Conflict. An unknown
         upstream is NotFound; a malformed task, a double id or a cycle SpecError. Nothing starts before all
-        is written.
+        is written. The ids that came to be: where an open task has the `key` of a spec, that task's.
         """
         header = dump_header(workflow) if workflow else ""
-        head: list[Word] = [workflow.id if workflow else "", header]
-        packed = list(batches(ordered(specs)))
+        head: list[Word] = [workflow.id if workflow else "", header, self._aging_ms]
+        order = ordered(specs)
+        packed = list(batches(order))
+        same: dict[int, TaskId] = {}
         if len(packed) == 1:
-            await self._call("submit", "", "1", *head, *packed[0])
+            same = _same(await self._call("submit", "", "1", *head, *packed[0][1]), 0)
         elif packed:
-            await self._submit_in_parts(head, packed)
-        return [spec.id for spec in specs]
+            same = await self._submit_in_parts(head, packed)
+        became = {order[i].id: task for i, task in same.items()}
+        return [became.get(spec.id, spec.id) for spec in specs]
 
-    async def _submit_in_parts(self, head: list[Word], packed: list[list[Word]]) -> None:
-        sub = new_id("sub")
+    async def _submit_in_parts(
+        self, head: list[Word], packed: list[tuple[int, list[Word]]]
+    ) -> dict[int, TaskId]:
+        sub, same, first = new_id("sub"), dict[int, TaskId](), 0
         try:
-            for words in packed:
-                await self._call("submit", sub, "0", *head, *words)
+            for count, words in packed:
+                same |= _same(await self._call("submit", sub, "0", *head, *words), first)
+                first += count
         except BaseException as exc:
             if not isinstance(exc, ConnectorUnavailable):
                 await self._repeat("abort", sub)
             raise
         await self._repeat("commit", sub)
+        return same
 
     async def _repeat(self, function: str, sub: str) -> None:
         while await self._call(function, sub, IDS_A_CALL) > 0:
@@ -95,6 +104,26 @@ class Engine(Working, Looking):
         """
         return list(await self._call("retry", task, new_id("call")))
 
+    async def pause_agent(self, agent: AgentName, reason: str) -> None:
+        """Start no more tasks of an agent; what it does it finishes. Its queue goes on taking tasks."""
+        await self._call("pause_agent", agent, clean(reason) or "paused")
+
+    async def resume_agent(self, agent: AgentName) -> None:
+        """Let a paused agent go on; without effect for one that is not paused."""
+        await self._call("pause_agent", agent, "")
+
+    async def limit_agent(self, agent: AgentName, rate_per_minute: float) -> None:
+        """Let an agent begin at most so many tasks a minute, evenly spaced; 0: no limit."""
+        await self._call("limit", agent, round(60_000 / rate_per_minute) if rate_per_minute else 0)
+
+    async def pause_workflow(self, workflow: WorkflowId, reason: str) -> None:
+        """Start no more tasks of a workflow; what runs goes on. Raises NotFound."""
+        await self._call("pause_workflow", workflow, clean(reason) or "paused")
+
+    async def resume_workflow(self, workflow: WorkflowId) -> None:
+        """Let a paused workflow go on; without effect for one that is not paused. Raises NotFound."""
+        await self._call("pause_workflow", workflow, "")
+
     # ------------------------------------------------------------ heartbeats of all, timers
 
     async def beats(self) -> dict[str, BeatView]:
@@ -107,7 +136,7 @@ class Engine(Working, Looking):
 
     async def lock(self, name: str, owner: str, ttl_s: float) -> bool:
         """Whether `owner` may do `name` now: at most one, for `ttl_s`."""
-        key = self.connection.key(f"lock:{name}")
+        key = self.connection.key(f"turn:{name}")
         reply = await self.connection.command("SET", key, owner, "NX", "PX", as_ms(ttl_s))
         return reply == "OK" or bool(await self.connection.command("GET", key) == owner)
 
@@ -131,6 +160,11 @@ class Engine(Working, Looking):
                 await self.wait_timer(await self.tick())
             except ConnectorError:
                 await asyncio.sleep(_AWAY_RETRY_S)
+
+
+def _same(reply: Sequence[Any], first: int) -> dict[int, TaskId]:
+    """Which tasks of a batch (from 1) exist already under another id; by their place in the whole submit."""
+    return {first + reply[i] - 1: TaskId(reply[i + 1]) for i in range(0, len(reply), 2)}
 
 
 def _read_verdict(reply: Sequence[Any]) -> CancelVerdict:

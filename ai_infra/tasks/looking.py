@@ -12,7 +12,7 @@ from ai_infra.core.errors import ConnectorUnavailable, DeadlinePassed
 from ai_infra.core.ids import AgentName, TaskId, WorkflowId, new_id
 from ai_infra.tasks.calls import BLOCK_S, IDS_A_CALL, Calls, as_ms
 from ai_infra.tasks.task import State, TaskView, WorkflowView
-from ai_infra.tasks.views import AgentCounts, Event, read_counts, read_event, read_view, read_workflow
+from ai_infra.tasks.views import AgentCounts, Event, read_counts, read_events, read_view, read_workflow
 
 _SCAN = 20_000  #: most tasks that a filtered listing looks at
 
@@ -114,7 +114,7 @@ class Looking(Calls):
         return newest[0][0] if newest else "0-0"
 
     async def events(self, after: str = "0-0", block_s: float = 0.0, limit: int = 500) -> list[Event]:
-        """Moves of tasks after the entry `after`, oldest first.
+        """Moves of tasks after the entry `after`, oldest first; of up to `limit` entries.
 
         When there are none, waits up to `block_s` for some. Begin with last_event_id(), go on with the `id`
         of the last event. Old entries are trimmed.
@@ -125,7 +125,7 @@ class Looking(Calls):
             reply = await self.connection.block(
                 "XREAD", "COUNT", limit, "BLOCK", as_ms(block_s), *words, timeout_s=block_s
             )
-        return [read_event(entry_id, flat) for entry_id, flat in reply[0][1]] if reply else []
+        return [event for entry in reply[0][1] for event in read_events(*entry)] if reply else []
 
     @property
     def _events_key(self) -> str:

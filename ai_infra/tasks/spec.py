@@ -9,6 +9,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 from ai_infra.core.errors import UsageError
@@ -26,6 +27,7 @@ from ai_infra.tasks.task import (
 
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _MAX_NEEDS = 5000
+_MAX_LOCKS = 20
 
 
 class SpecError(UsageError):
@@ -43,7 +45,7 @@ def check_spec(spec: TaskSpec) -> None:
 
 
 def _problems(spec: TaskSpec) -> list[tuple[str, str]]:
-    found = _name_problems(spec) + _number_problems(spec)
+    found = _name_problems(spec) + _number_problems(spec) + _time_problems(spec) + _claim_problems(spec)
     if spec.kind != "run":
         found.append(("kind", f"{spec.kind!r} is not known; known: run"))
     if not spec.run:
@@ -81,8 +83,37 @@ def _number_problems(spec: TaskSpec) -> list[tuple[str, str]]:
         found.append(("max_attempts", f"{spec.max_attempts} is outside 1 to 100"))
     if not (math.isfinite(spec.timeout_s) and spec.timeout_s > 0):
         found.append(("timeout_s", f"{spec.timeout_s} is not a number above 0"))
-    if not (math.isfinite(spec.retry_delay_s) and spec.retry_delay_s >= 0):
-        found.append(("retry_delay_s", f"{spec.retry_delay_s} is not a number of 0 or more"))
+    for name in ("retry_delay_s", "retry_max_delay_s"):
+        value = getattr(spec, name)
+        if not (math.isfinite(value) and value >= 0):
+            found.append((name, f"{value} is not a number of 0 or more"))
+    return found
+
+
+def _time_problems(spec: TaskSpec) -> list[tuple[str, str]]:
+    found = []
+    for name in ("not_before", "deadline_at"):
+        value = getattr(spec, name)
+        if value is not None and value.tzinfo is None:
+            found.append((name, f"{value} has no time zone"))
+    if not found and spec.not_before and spec.deadline_at and spec.deadline_at <= spec.not_before:
+        found.append(("deadline_at", "is not after not_before, so the task could never run"))
+    return found
+
+
+def _claim_problems(spec: TaskSpec) -> list[tuple[str, str]]:
+    found = []
+    if spec.key is not None and not is_id(spec.key):
+        found.append(
+            ("key", f"{spec.key!r}: use up to 80 letters, digits and _ . : - (first a letter or digit)")
+        )
+    if spec.key is not None and spec.workflow is not None:
+        found.append(("key", "is for single tasks, not for those of a workflow"))
+    found += [
+        ("locks", f"{name!r} is not a name ([a-z][a-z0-9_-]*)") for name in spec.locks if not is_name(name)
+    ]
+    if len(set(spec.locks)) != len(spec.locks) or len(spec.locks) > _MAX_LOCKS:
+        found.append(("locks", f"must be up to {_MAX_LOCKS} different names"))
     return found
 
 
@@ -112,7 +143,7 @@ def dump_spec(spec: TaskSpec) -> str:
     for name, (_, default) in _OPTIONAL.items():
         value = getattr(spec, name)
         if value != default:
-            data[name] = value
+            data[name] = value.isoformat() if isinstance(value, datetime) else value
     if spec.expect:
         data["expect"] = [_dump_expect(e) for e in spec.expect]
     if spec.env:
@@ -152,6 +183,11 @@ _OPTIONAL: dict[str, tuple[type | tuple[type, ...], Any]] = {
     "description": (str, ""),
     "cwd": (str, None),
     "retry_delay_s": ((int, float), 1.0),
+    "retry_max_delay_s": ((int, float), 60.0),
+    "not_before": (str, None),
+    "deadline_at": (str, None),
+    "key": (str, None),
+    "locks": (list, ()),
 }
 _REQUIRED: dict[str, type] = {"id": str, "name": str, "agent": str, "run": list}
 _EXPECT: dict[str, type | tuple[type, ...]] = {
@@ -192,7 +228,12 @@ def _build(values: dict[str, Any], data: dict[str, Any], who: str) -> TaskSpec:
         values["needs_rule"] = _rule(values["needs_rule"], who)
     if "workflow" in values:
         values["workflow"] = WorkflowId(values["workflow"])
-    for name in ("timeout_s", "retry_delay_s"):
+    if "locks" in values:
+        values["locks"] = tuple(_strings(values["locks"], "locks", who))
+    for name in ("not_before", "deadline_at"):
+        if name in values:
+            values[name] = _instant(values[name], name, who)
+    for name in ("timeout_s", "retry_delay_s", "retry_max_delay_s"):
         if name in values:
             values[name] = float(values[name])
     if "env" in data:
@@ -214,6 +255,13 @@ def _rule(text: str, who: str) -> NeedsRule:
         return NeedsRule(text)
     except ValueError as exc:
         raise SpecError(f"stored task {who}: unknown needs_rule {text!r}") from exc
+
+
+def _instant(text: str, name: str, who: str) -> datetime:
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError as exc:
+        raise SpecError(f"stored task {who}: field {name!r} is no instant: {text!r}") from exc
 
 
 def _command(value: Any, who: str) -> Command:

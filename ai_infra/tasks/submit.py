@@ -29,12 +29,26 @@ def ordered(specs: Sequence[TaskSpec]) -> list[TaskSpec]:
         if spec.id in by_id:
             raise SpecError(f"task {spec.id} is submitted twice in one call")
         by_id[spec.id] = index
+    _check_keys(specs)
     needs = {spec.id: [n for n in spec.needs if n in by_id] for spec in specs}
     order = _topological(needs, by_id)
     if len(order) < len(specs):
         rest = {t: n for t, n in needs.items() if t not in set(order)}
         raise SpecError(f"tasks need each other in a cycle: {' → '.join(find_cycle(rest))}")
     return [specs[by_id[task]] for task in order]
+
+
+def _check_keys(specs: Sequence[TaskSpec]) -> None:
+    """A task with a key may turn out to be another one, so nothing of the same submit may depend on it."""
+    keyed = {spec.id: spec.key for spec in specs if spec.key is not None}
+    if len(set(keyed.values())) != len(keyed):
+        raise SpecError("two tasks of one submit have the same key")
+    for spec in specs:
+        for need in spec.needs:
+            if need in keyed:
+                raise SpecError(
+                    f"task {spec.id} needs {need}, which has a key; a task with a key stands alone"
+                )
 
 
 def _topological(needs: Mapping[TaskId, Sequence[TaskId]], rank: Mapping[TaskId, int]) -> list[TaskId]:
@@ -66,32 +80,52 @@ def find_cycle(needs: Mapping[Any, Sequence[Any]]) -> list[Any]:
     return [*path[path.index(task) :], task]
 
 
-def batches(specs: Sequence[TaskSpec]) -> Iterator[list[Word]]:
-    """The words of each batch: what `submit` of the function library takes after its header."""
+def batches(specs: Sequence[TaskSpec]) -> Iterator[tuple[int, list[Word]]]:
+    """How many tasks each batch holds, and its words: what `submit` of the library takes after its header."""
     words: list[Word] = []
     tasks = size = 0
     for spec in specs:
         payload = dump_spec(spec)
         if tasks == BATCH_TASKS or (tasks and size + len(payload) > BATCH_BYTES):
-            yield words
+            yield tasks, words
             words, tasks, size = [], 0, 0
         words += _pack(spec, payload)
         tasks, size = tasks + 1, size + len(payload)
     if words:
-        yield words
+        yield tasks, words
 
 
 def _pack(spec: TaskSpec, payload: str) -> list[Word]:
+    more = _further(spec)
     return [
         spec.id,
         spec.name,
         spec.agent,
         spec.priority,
         spec.max_attempts,
-        round(spec.retry_delay_s * 1000),
         spec.needs_rule.value,
         spec.workflow or "",
         payload,
         len(spec.needs),
         *spec.needs,
+        len(more) // 2,
+        *more,
     ]
+
+
+def _further(spec: TaskSpec) -> list[Word]:
+    """Fields of the task's hash that few tasks have, and their values; see connectors/redis.py."""
+    more: list[Word] = []
+    if spec.retry_delay_s != 1.0:
+        more += ["dl", round(spec.retry_delay_s * 1000)]
+    if spec.retry_max_delay_s != 60.0:
+        more += ["md", round(spec.retry_max_delay_s * 1000)]
+    if spec.not_before is not None:
+        more += ["x", 1, "nb", round(spec.not_before.timestamp() * 1000)]
+    if spec.deadline_at is not None:
+        more += ["x", 1, "dd", round(spec.deadline_at.timestamp() * 1000)]
+    if spec.key is not None:
+        more += ["x", 1, "ky", spec.key]
+    if spec.locks:
+        more += ["x", 1, "lk", " ".join(spec.locks)]
+    return more

@@ -16,7 +16,6 @@ from ai_infra.core.errors import UsageError
 from ai_infra.core.ids import AgentName, TaskId, WorkerId, WorkflowId
 
 MIN_PRIORITY, MAX_PRIORITY = 1, 10
-MAX_RETRY_DELAY_S = 60.0  #: the doubling of `retry_delay_s` stops here
 MAX_RESULT_BYTES = 64 * 1024  #: of the JSON text of a result; longer output belongs in a file
 MAX_SPEC_BYTES = 256 * 1024  #: of the JSON text of a spec
 
@@ -24,7 +23,7 @@ MAX_SPEC_BYTES = 256 * 1024  #: of the JSON text of a spec
 class State(StrEnum):
     """Where a task is on its way."""
 
-    PENDING = "PENDING"  #: accepted but held: its submit is not complete yet, or a retry waits for its time
+    PENDING = "PENDING"  #: accepted but held: its submit is not complete yet, or it waits for its time
     READY = "READY"  #: may be claimed
     ASSIGNED = "ASSIGNED"  #: handed to a sleeping worker that has not said yet that it began
     IN_PROGRESS = "IN_PROGRESS"
@@ -39,9 +38,9 @@ ACTIVE = frozenset({State.ASSIGNED, State.IN_PROGRESS})
 OPEN = frozenset(State) - TERMINAL
 
 MOVES: dict[State, frozenset[State]] = {
-    State.PENDING: frozenset({State.READY, State.BLOCKED, State.CANCELLED}),
-    State.BLOCKED: frozenset({State.READY, State.CANCELLED}),
-    State.READY: frozenset({State.ASSIGNED, State.IN_PROGRESS, State.CANCELLED}),
+    State.PENDING: frozenset({State.READY, State.BLOCKED, State.FAILED, State.CANCELLED}),
+    State.BLOCKED: frozenset({State.READY, State.FAILED, State.CANCELLED}),
+    State.READY: frozenset({State.ASSIGNED, State.IN_PROGRESS, State.FAILED, State.CANCELLED}),
     State.ASSIGNED: frozenset({State.IN_PROGRESS, State.READY, State.FAILED, State.CANCELLED}),
     State.IN_PROGRESS: frozenset(
         {State.COMPLETED, State.FAILED, State.CANCELLED, State.READY, State.PENDING}
@@ -57,6 +56,7 @@ class NeedsRule(StrEnum):
 
     ALL_SUCCEEDED = "all_succeeded"  #: a failed or cancelled upstream cancels the task
     ALL_DONE = "all_done"  #: whatever their end was
+    ANY_DONE = "any_done"  #: as soon as one has ended, whatever its end was
 
 
 Command = tuple[str, ...] | str  #: an argv, or a text for bash
@@ -112,7 +112,12 @@ class TaskSpec:
     workflow: WorkflowId | None = None
     description: str = ""
     cwd: str | None = None
-    retry_delay_s: float = 1.0  #: doubles per attempt, up to MAX_RETRY_DELAY_S
+    retry_delay_s: float = 1.0  #: doubles per attempt; up to a quarter is taken off by chance
+    retry_max_delay_s: float = 60.0  #: the doubling stops here
+    not_before: datetime | None = None  #: it is PENDING until then
+    deadline_at: datetime | None = None  #: what has not ended by then is FAILED; what runs is stopped
+    key: str | None = None  #: while a task with this key is open, another submit of it is that task
+    locks: tuple[str, ...] = ()  #: names of resources; at most one task that names one runs at a time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,6 +150,9 @@ class TaskView:
     waits: tuple[TaskId, ...]  #: their ids
     excused: int = 0  #: runs that count against no limit: cut short, or before a person said retry
     deaths: int = 0  #: runs that ended with their worker
+    kept_by: str = (
+        ""  #: why a READY task does not run: "lock NAME" is taken, or "flow": its workflow is paused
+    )
 
     @property
     def last_attempt(self) -> int:
@@ -197,6 +205,7 @@ class WorkflowView:
     tasks: tuple[TaskView, ...]  #: in the order of submission; empty in listings
     state: State
     counts: Mapping[State, int]
+    paused: str = ""  #: why nothing more of it starts; "" while it goes on
 
 
 def workflow_state(counts: Mapping[State, int]) -> State:
@@ -214,8 +223,3 @@ def _open_state(present: set[State]) -> State:
     if present & (ACTIVE | TERMINAL):
         return State.IN_PROGRESS
     return State.READY if State.READY in present else State.PENDING
-
-
-def retry_delay_s(base_s: float, attempt: int) -> float:
-    """Seconds before the attempt after `attempt` (1 for the first run)."""
-    return min(base_s * 2.0 ** min(attempt - 1, 30), MAX_RETRY_DELAY_S)

@@ -66,6 +66,7 @@ class AgentCounts:
     failed: int
     cancelled: int
     idle_workers: int
+    paused: str  #: why it begins no task; "" while it goes on
     hour_done: int
     hour_failed: int
     hour_retried: int
@@ -77,7 +78,7 @@ class AgentCounts:
 class Event:
     """One move of a task."""
 
-    id: str  #: of the entry: pass the last one back to go on after it
+    id: str  #: of its entry, which several moves of one call share: pass the last one back to go on after it
     task: TaskId
     workflow: WorkflowId | None
     name: str
@@ -108,9 +109,8 @@ def read_claim(reply: Sequence[Any], worker: WorkerId) -> Claim:
 
 def read_view(row: Sequence[Any]) -> TaskView:
     """From `view`."""
-    spec, state, attempt, worker, created, ready, started, finished, error, result, waits, excused, deaths = (
-        row
-    )
+    spec, state, attempt, worker, created, ready, started, finished, error, result, *rest = row
+    waits, excused, deaths, kept_by = rest
     return TaskView(
         spec=load_spec(spec),
         state=State(state),
@@ -126,6 +126,7 @@ def read_view(row: Sequence[Any]) -> TaskView:
         waits=tuple(waits),
         excused=int(excused),
         deaths=int(deaths),
+        kept_by=kept_by,
     )
 
 
@@ -136,8 +137,10 @@ def _pairs(flat: Sequence[Any]) -> dict[str, int]:
 def read_workflow(row: Sequence[Any]) -> WorkflowView:
     """From `workflow` (with tasks) and `workflow_row` (without)."""
     counts = {State(name): count for name, count in _pairs(row[1]).items() if count}
-    tasks = tuple(read_view(r) for r in row[2]) if len(row) > 2 else ()
-    return WorkflowView(header=load_header(row[0]), tasks=tasks, state=workflow_state(counts), counts=counts)
+    tasks = tuple(read_view(r) for r in row[3]) if len(row) > 3 else ()
+    return WorkflowView(
+        header=load_header(row[0]), tasks=tasks, state=workflow_state(counts), counts=counts, paused=row[2]
+    )
 
 
 def read_counts(row: Sequence[Any]) -> AgentCounts:
@@ -154,6 +157,7 @@ def read_counts(row: Sequence[Any]) -> AgentCounts:
         failed=n.get("FAILED", 0),
         cancelled=n.get("CANCELLED", 0),
         idle_workers=row[1],
+        paused=row[5],
         hour_done=done,
         hour_failed=failed,
         hour_retried=retried,
@@ -162,9 +166,13 @@ def read_counts(row: Sequence[Any]) -> AgentCounts:
     )
 
 
-def read_event(entry_id: str, flat: Sequence[str]) -> Event:
-    """From an entry of the event stream: one field, its parts joined by the unit separator."""
-    task, workflow, name, agent, from_state, to_state, attempt, worker, reason = flat[1].split("\x1f", 8)
+def read_events(entry_id: str, flat: Sequence[str]) -> list[Event]:
+    """From an entry of the event stream: a field for each move of one call, in order."""
+    return [_read_event(entry_id, text) for text in flat[1::2]]
+
+
+def _read_event(entry_id: str, text: str) -> Event:
+    task, workflow, name, agent, from_state, to_state, attempt, worker, reason = text.split("\x1f", 8)
     return Event(
         id=entry_id,
         task=TaskId(task),

@@ -278,7 +278,8 @@ class TestLibrary:
                 await e.submit([task("a")])
                 await _load(e.connection, version=0)
             async with engine_on(redis_server.address) as e:
-                assert await e.connection.call("version") == [connector.LIBRARY_VERSION, library()[1]]
+                version = connector.LIBRARY_VERSION
+                assert await e.connection.call("version") == [version, library()[1], version]
                 assert await work_off(e) == ["a"]
 
         asyncio.run(main())

@@ -10,7 +10,7 @@ import pytest
 from engine_kit import BAD, CODE, OK, W1, W2, claimed, engine_on, handed, run, task, work_off
 
 from ai_infra.core.errors import Conflict, DeadlinePassed, NotFound
-from ai_infra.core.ids import AgentName, TaskId, WorkerId
+from ai_infra.core.ids import AgentName, TaskId, WorkerId, WorkflowId
 from ai_infra.tasks.engine import Engine
 from ai_infra.tasks.handoff import hand_over
 from ai_infra.tasks.spec import dump_spec
@@ -67,7 +67,7 @@ def test_a_sleeping_agent_is_woken_with_it(redis_server: RedisServer) -> None:
 
 def test_a_blocked_task_moves_and_still_waits(redis_server: RedisServer) -> None:
     async def body(engine: Engine) -> None:
-        flow = WorkflowHeader(id="w-1", name="w")  # type: ignore[arg-type]
+        flow = WorkflowHeader(id=WorkflowId("w-1"), name="w")
         await engine.submit([task("a", workflow="w-1"), task("t", "a", workflow="w-1")], workflow=flow)
         assert (await to_qa(engine)).state is State.BLOCKED
         assert await counts(engine) == {"code": {"ready": 1}, "qa": {"blocked": 1}}
@@ -75,7 +75,7 @@ def test_a_blocked_task_moves_and_still_waits(redis_server: RedisServer) -> None
         claim = await engine.claim(QA, QA1, 30)
         assert claim is not None
         await engine.finish(claim, OK)
-        assert (await engine.workflow("w-1")).counts == {State.COMPLETED: 2}  # type: ignore[arg-type]
+        assert (await engine.workflow(flow.id)).counts == {State.COMPLETED: 2}
 
     run(redis_server.address, body)
 
@@ -266,5 +266,52 @@ def test_a_task_that_is_being_cancelled_stays(redis_server: RedisServer) -> None
         await engine.cancel(T, reason="enough")
         with pytest.raises(Conflict, match="task t is being cancelled"):
             await to_qa(engine)
+
+    run(redis_server.address, body)
+
+
+# -- what keeps a task from running goes with it ------------------------------------------------------------
+
+
+def test_a_lock_is_waited_for_in_the_other_queue(redis_server: RedisServer) -> None:
+    async def body(engine: Engine) -> None:
+        await engine.submit([task(name, locks=("repo",)) for name in ("a", "t", "u")])
+        first = await claimed(engine)
+        assert await engine.claim(CODE, W2, 30) is None  # both others are aside
+        assert (await to_qa(engine)).state is State.READY
+        assert await engine.claim(QA, QA1, 30) is None
+        await engine.release(W2, reason="stopped")
+        await engine.finish(first, OK)
+        second = await handed(engine, QA1)
+        assert second.spec.id == "t"
+        assert await engine.claim(CODE, W2, 30) is None
+        await engine.finish(second, OK)
+        assert (await handed(engine, W2)).spec.id == "u"
+
+    run(redis_server.address, body)
+
+
+def test_a_paused_workflow_stays_paused(redis_server: RedisServer) -> None:
+    async def body(engine: Engine) -> None:
+        flow = WorkflowHeader(id=WorkflowId("w-1"), name="w")
+        await engine.submit([task("t", workflow="w-1")], workflow=flow)
+        await engine.pause_workflow(flow.id, reason="not now")
+        assert (await to_qa(engine)).agent == "qa"
+        assert await engine.claim(QA, QA1, 30) is None
+        await engine.resume_workflow(flow.id)
+        assert (await handed(engine, QA1)).spec.id == "t"
+
+    run(redis_server.address, body)
+
+
+def test_the_tasks_of_a_paused_agent_go_on_at_another(redis_server: RedisServer) -> None:
+    async def body(engine: Engine) -> None:
+        await engine.pause_agent(CODE, reason="it is ill")
+        await engine.submit([task("t")])
+        assert await engine.claim(CODE, W1, 30) is None
+        assert (await to_qa(engine)).state is State.READY
+        assert await work_off(engine, W1) == []
+        claim = await engine.claim(QA, QA1, 30)
+        assert claim is not None
 
     run(redis_server.address, body)

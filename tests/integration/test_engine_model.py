@@ -5,17 +5,24 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import Counter
+from datetime import UTC, datetime
 from typing import Any, ClassVar
 
 import pytest
 from engine_kit import CODE
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from ai_infra.connectors.redis import Connection
 from ai_infra.core.errors import Conflict
-from ai_infra.core.ids import TaskId, WorkerId
+from ai_infra.core.ids import TaskId, WorkerId, WorkflowId
 from ai_infra.tasks.engine import Engine
 from ai_infra.tasks.task import (
     ACTIVE,
@@ -27,6 +34,7 @@ from ai_infra.tasks.task import (
     State,
     TaskSpec,
     TaskView,
+    WorkflowHeader,
 )
 
 WORKERS = [WorkerId(f"code.{n}") for n in range(3)]
@@ -41,6 +49,17 @@ outcomes = st.sampled_from(
     ]
 )
 upstreams = st.sets(st.integers(0, 30), max_size=3)
+LOCKS = ["repo", "db"]
+FLOW = WorkflowId("flow")
+LATER = datetime(2100, 1, 1, tzinfo=UTC)
+#: upstreams, their rule, priority, locks, deadline
+shapes = st.tuples(
+    upstreams,
+    st.sampled_from(NeedsRule),
+    st.integers(1, 10),
+    st.sampled_from([(), (), ("repo",), ("db",), ("repo", "db")]),
+    st.sampled_from([None, None, LATER]),
+)
 numbers = itertools.count()
 
 
@@ -55,6 +74,7 @@ class Team(RuleBasedStateMachine):
         self.specs: dict[TaskId, TaskSpec] = {}
         self.held: dict[WorkerId, list[Claim]] = {w: [] for w in WORKERS}
         self.completed: Counter[TaskId] = Counter()
+        self.paused_agent = self.paused_flow = False
         self.wait(self.open())
 
     async def open(self) -> None:
@@ -73,19 +93,19 @@ class Team(RuleBasedStateMachine):
 
     # ------------------------------------------------------------ what may happen
 
-    @rule(shape=st.lists(st.tuples(upstreams, st.booleans(), st.integers(1, 10)), min_size=1, max_size=6))
-    def submit(self, shape: list[tuple[set[int], bool, int]]) -> None:
+    @rule(shape=st.lists(shapes, min_size=1, max_size=6))
+    def submit(self, shape: list[tuple[set[int], NeedsRule, int, tuple[str, ...], datetime | None]]) -> None:
         batch: list[TaskSpec] = []
-        for ups, any_end, priority in shape:
+        for ups, needs_rule, priority, locks, deadline_at in shape:
             known = [*self.specs, *(s.id for s in batch)]
             name = TaskId(f"t{len(known)}")
             needs = tuple(dict.fromkeys(known[u % len(known)] for u in sorted(ups))) if known else ()
-            rule_ = NeedsRule.ALL_DONE if any_end else NeedsRule.ALL_SUCCEEDED
             batch.append(
-                TaskSpec(id=name, name=name, agent=CODE, run=("true",), needs=needs, needs_rule=rule_,
-                         priority=priority, max_attempts=2, retry_delay_s=0.0 if any_end else 60.0)
+                TaskSpec(id=name, name=name, agent=CODE, run=("true",), needs=needs, needs_rule=needs_rule,
+                         priority=priority, max_attempts=2, retry_delay_s=0.0 if priority % 2 else 60.0,
+                         locks=locks, deadline_at=deadline_at, workflow=FLOW if priority > 7 else None)
             )  # fmt: skip
-        self.wait(self.engine.submit(batch))
+        self.wait(self.engine.submit(batch, workflow=WorkflowHeader(id=FLOW, name="flow")))
         self.specs |= {s.id: s for s in batch}
 
     @rule(worker=workers)
@@ -148,7 +168,7 @@ class Team(RuleBasedStateMachine):
     def lease_ends(self, number: int) -> None:
         task = self.pick(number)
         if task is not None:
-            self.raw("ZADD", "lease", "XX", 1, task)
+            self.raw("ZADD", "leases", "XX", 1, self.wait(self.engine.get(task)).worker or "nobody")
             self.wait(self.engine.tick())
 
     @rule()
@@ -156,6 +176,29 @@ class Team(RuleBasedStateMachine):
         for task in self.raw("ZRANGE", "delay", 0, -1):
             self.raw("ZADD", "delay", "XX", 1, task)
         self.wait(self.engine.tick())
+
+    @rule(number=st.integers(0, 60))
+    def deadline_passes(self, number: int) -> None:
+        task = self.pick(number)
+        if task is not None and self.specs[task].deadline_at is not None:
+            self.raw("ZADD", "deadlines", "XX", 1, task)
+            before = self.wait(self.engine.get(task)).state
+            self.wait(self.engine.tick())
+            after = self.wait(self.engine.get(task)).state
+            assert after is before if before in TERMINAL | ACTIVE else after is State.FAILED
+
+    @rule(on=st.booleans())
+    def pause_agent(self, on: bool) -> None:
+        engine = self.engine
+        self.wait(engine.pause_agent(CODE, "a break") if on else engine.resume_agent(CODE))
+        self.paused_agent = on
+
+    @precondition(lambda self: any(s.workflow for s in self.specs.values()))
+    @rule(on=st.booleans())
+    def pause_workflow(self, on: bool) -> None:
+        engine = self.engine
+        self.wait(engine.pause_workflow(FLOW, "a break") if on else engine.resume_workflow(FLOW))
+        self.paused_flow = on
 
     @rule(number=st.integers(0, 60))
     def cancel(self, number: int) -> None:
@@ -196,12 +239,35 @@ class Team(RuleBasedStateMachine):
         for view in views.values():
             self.check_needs(view, views)
         assert all(n == 1 for n in self.completed.values() if n)
+        self.check_locks(views)
         idle = self.raw("ZRANGE", "idle:code", 0, -1)
-        assert not (idle and self.raw("ZCARD", "ready:code")), "work waits while a worker sleeps"
+        queued = self.raw("ZCARD", "ready:code")
+        assert not (idle and queued and not self.paused_agent), "work waits while a worker sleeps"
+
+    def check_locks(self, views: dict[TaskId, TaskView]) -> None:
+        """A lock has one holder, which runs; what waits for a free one has somebody of its own queued."""
+        active = {name: t for t, v in views.items() if v.state in ACTIVE for name in v.spec.locks}
+        for name in LOCKS:
+            running = [t for t, v in views.items() if v.state in ACTIVE and name in v.spec.locks]
+            assert len(running) <= 1
+            assert self.raw("GET", f"lock:{name}") == active.get(name)
+        aside = self.raw("ZRANGE", "aside:code", 0, -1)
+        queued = self.raw("ZRANGE", "ready:code", 0, -1)
+        for task in aside:
+            kept_by = views[task].kept_by
+            if kept_by == "flow":
+                assert self.paused_flow
+                continue
+            lock = kept_by.removeprefix("lock ")
+            assert task in self.raw("ZRANGE", f"wants:{lock} code", 0, -1)
+            assert lock in active or any(lock in views[t].spec.locks for t in queued), "nobody wakes it"
+        for task in queued:
+            assert not (self.paused_flow and views[task].spec.workflow)
+            assert not views[task].kept_by
 
     def check_indexes(self, views: dict[TaskId, TaskView]) -> None:
         found = {
-            State.READY: self.raw("ZRANGE", "ready:code", 0, -1),
+            State.READY: self.raw("ZRANGE", "ready:code", 0, -1) + self.raw("ZRANGE", "aside:code", 0, -1),
             State.BLOCKED: self.raw("ZRANGE", "blocked", 0, -1),
             State.PENDING: self.raw("ZRANGE", "delay", 0, -1),
             State.COMPLETED: self.raw("ZRANGE", "done", 0, -1),
@@ -211,8 +277,8 @@ class Team(RuleBasedStateMachine):
         for state, members in found.items():
             assert sorted(members) == sorted(t for t, v in views.items() if v.state is state), state
         active = sorted(t for t, v in views.items() if v.state in ACTIVE)
-        assert sorted(self.raw("ZRANGE", "lease", 0, -1)) == active
         owned = {w: self.raw("SMEMBERS", f"own:{w}") for w in WORKERS}
+        assert {w for w, tasks in owned.items() if tasks} <= set(self.raw("ZRANGE", "leases", 0, -1))
         assert sorted(t for tasks in owned.values() for t in tasks) == active
         assert all(views[t].worker == w for w, tasks in owned.items() for t in tasks)
 
@@ -231,12 +297,16 @@ class Team(RuleBasedStateMachine):
         if view.state is State.BLOCKED:
             still_open = [u.id for u in ups if u.state not in TERMINAL]
             assert still_open, f"{view.id} is blocked by nothing"
-            assert int(self.raw("HGET", f"t:{view.id}", "n")) == len(still_open)
+            any_will_do = view.spec.needs_rule is NeedsRule.ANY_DONE
+            assert not any_will_do or len(still_open) == len(ups), f"{view.id} waits though one is done"
+            open_count = int(self.raw("HGET", f"t:{view.id}", "n"))
+            assert open_count == (1 if any_will_do else len(still_open))
         strict = view.spec.needs_rule is NeedsRule.ALL_SUCCEEDED
-        if strict and view.state not in (State.BLOCKED, State.CANCELLED):
+        late = view.state is State.FAILED and view.error == "its deadline has passed"
+        if strict and not late and view.state not in (State.BLOCKED, State.CANCELLED):
             assert all(u.state is State.COMPLETED for u in ups), f"{view.id} came before its upstreams"
         bad = [u for u in ups if u.state in (State.FAILED, State.CANCELLED)]
-        if bad and strict:
+        if bad and strict and not late:
             assert view.state is State.CANCELLED
 
     def teardown(self) -> None:
@@ -251,6 +321,9 @@ class Team(RuleBasedStateMachine):
         """Whatever happened, one worker can bring everything to its end."""
         for worker in WORKERS:
             self.wait(self.engine.release(worker, reason="end"))
+        self.wait(self.engine.resume_agent(CODE))
+        if any(s.workflow for s in self.specs.values()):
+            self.wait(self.engine.resume_workflow(FLOW))
         me = WorkerId("code.last")
         for _ in range(10 * len(self.specs) + 10):
             self.retries_are_due()

@@ -78,7 +78,7 @@ class TestSubmit:
 
     def test_nothing_starts_before_all_is_written(self, redis_server: Any) -> None:
         async def body(e: Engine) -> None:
-            await e.connection.call("submit", "sub-x", "0", "", "", *_packed([task("a"), task("b", "a")]))
+            await e.connection.call("submit", "sub-x", "0", "", "", 0, *_packed([task("a"), task("b", "a")]))
             assert await e.claim(CODE, W1, 30) is None
             assert await states(e, "a", "b") == {"a": S.PENDING, "b": S.PENDING}
             with pytest.raises(NotFound):  # it may still be undone
@@ -93,7 +93,7 @@ class TestSubmit:
 
     def test_a_submit_broken_off_is_undone_by_tick(self, redis_server: Any) -> None:
         async def body(e: Engine) -> None:
-            await e.connection.call("submit", "sub-x", "0", "", "", *_packed([task("a"), task("b", "a")]))
+            await e.connection.call("submit", "sub-x", "0", "", "", 0, *_packed([task("a"), task("b", "a")]))
             assert 500 < (await e.tick() or 0) <= 600
             await e.connection.command("ZADD", "ai:subs", 1, "sub-x")
             await e.tick()
@@ -103,7 +103,7 @@ class TestSubmit:
 
     def test_a_commit_broken_off_is_completed_by_tick(self, redis_server: Any) -> None:
         async def body(e: Engine) -> None:
-            await e.connection.call("submit", "sub-x", "0", "", "", *_packed([task("a"), task("b")]))
+            await e.connection.call("submit", "sub-x", "0", "", "", 0, *_packed([task("a"), task("b")]))
             assert await e.connection.call("commit", "sub-x", 1) == 1
             await e.connection.command("ZADD", "ai:subs", 1, "sub-x")
             await e.tick()
@@ -152,7 +152,7 @@ class TestSubmit:
 def _packed(specs: list[Any]) -> list[Any]:
     from ai_infra.tasks.submit import batches
 
-    return next(batches(specs))
+    return next(batches(specs))[1]
 
 
 class TestClaim:
@@ -243,7 +243,7 @@ class TestFinish:
         async def body(e: Engine) -> None:
             await e.submit([task("a")])
             ghost = await claimed(e)
-            await e.connection.command("ZADD", "ai:lease", 1, "a")
+            await e.connection.command("ZADD", "ai:leases", 1, W1)
             await e.tick()
             heir = await claimed(e)
             with pytest.raises(Conflict, match="no longer held"):
@@ -350,7 +350,7 @@ class TestLeases:
                 assert await e.release(W1, reason="killed by signal 9") == ["a"]
                 assert await e.release(W1, reason="killed by signal 9") == []
             elif how == "lease":
-                await e.connection.command("ZADD", "ai:lease", 1, "a")
+                await e.connection.command("ZADD", "ai:leases", 1, W1)
                 await e.tick()
             elif how == "retired":
                 assert await e.retire_older(CODE, W2) == ["a"]
@@ -628,7 +628,7 @@ class TestBeats:
         async def body(e: Engine) -> None:
             await e.submit([task("a")])
             await e.claim(CODE, W1, 30)
-            await e.connection.command("ZADD", "ai:lease", 1, "a")
+            await e.connection.command("ZADD", "ai:leases", 1, W1)
             await e.connection.command("SET", "ai:timer", 1)
             await e.beat("monitor")
             assert (await e.get(TaskId("a"))).state is S.READY

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import string
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from ai_infra.core.errors import UsageError
 from ai_infra.core.ids import AgentName, TaskId, WorkflowId
 from ai_infra.tasks.spec import (
     SpecError,
+    _problems,
     check_spec,
     dump_header,
     dump_json,
@@ -32,7 +34,6 @@ from ai_infra.tasks.task import (
     State,
     TaskSpec,
     WorkflowHeader,
-    retry_delay_s,
     workflow_state,
 )
 
@@ -44,6 +45,7 @@ def spec(task: str = "t1", **changes: Any) -> TaskSpec:
 
 ids = st.text(string.ascii_letters + string.digits, min_size=1, max_size=12).map(TaskId)
 texts = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=20)
+instants = st.datetimes(datetime(2026, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001
 words = texts.filter(lambda t: bool(t.strip()))
 commands = words | st.tuples(words, texts)
 expects = st.one_of(
@@ -75,7 +77,12 @@ specs = st.builds(
     description=texts,
     cwd=st.none() | words,
     retry_delay_s=st.floats(0, 1e5),
-)
+    retry_max_delay_s=st.floats(0, 1e5),
+    not_before=st.none() | instants,
+    deadline_at=st.none() | instants,
+    key=st.none() | ids,
+    locks=st.lists(st.sampled_from(["repo", "db", "net"]), unique=True).map(tuple),
+).filter(lambda t: not _problems(t))
 
 
 class TestMoves:
@@ -174,6 +181,20 @@ class TestChecks:
             ({"timeout_s": float("inf")}, "timeout_s"),
             ({"max_attempts": 0}, "max_attempts"),
             ({"retry_delay_s": -1.0}, "retry_delay_s"),
+            ({"retry_max_delay_s": float("nan")}, "retry_max_delay_s"),
+            ({"not_before": datetime(2027, 1, 1)}, "time zone"),  # noqa: DTZ001
+            ({"deadline_at": datetime(2027, 1, 1)}, "time zone"),  # noqa: DTZ001
+            (
+                {
+                    "not_before": datetime(2027, 1, 2, tzinfo=UTC),
+                    "deadline_at": datetime(2027, 1, 1, tzinfo=UTC),
+                },
+                "never run",
+            ),
+            ({"key": "a b"}, "key"),
+            ({"key": "k", "workflow": WorkflowId("w")}, "single tasks"),
+            ({"locks": ("Repo",)}, "locks"),
+            ({"locks": ("repo", "repo")}, "different"),
             ({"needs": (TaskId("a"), TaskId("a"))}, "needs"),
             ({"needs": (TaskId("a b"),)}, "needs"),
             ({"env": {"1A": "x"}}, "env"),
@@ -225,10 +246,6 @@ class TestOrder:
     def test_batches_hold_at_most_a_thousand_tasks_and_some_megabytes(self) -> None:
         assert len(list(batches([spec(f"t{i}") for i in range(2001)]))) == 3
         assert len(list(batches([spec(f"t{i}", description="x" * 200_000) for i in range(40)]))) == 2
-
-
-def test_retry_delay_doubles_up_to_a_minute() -> None:
-    assert [retry_delay_s(1.0, n) for n in (1, 2, 3, 7, 1000)] == [1.0, 2.0, 4.0, 60.0, 60.0]
 
 
 @pytest.mark.parametrize(

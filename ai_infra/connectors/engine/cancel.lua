@@ -3,11 +3,7 @@
 local function cancel_one(t, reason, token, requested, cancelled)
   if ACTIVE[t.s] then
     requested[#requested + 1] = t.id
-    if t.cx then return end
-    call('HSET', P .. 't:' .. t.id, 'cx', reason, 'ck', token)
-    call('RPUSH', P .. 'inbox:' .. t.w,
-      cjson.encode({ kind = 'cancel', task = t.id, fence = t.f, reason = reason }))
-    return
+    return tell_to_end(t, reason, 'ck', token)
   end
   unqueue(t)
   cancelled[#cancelled + 1] = t.id
@@ -17,8 +13,7 @@ local function cancel_one(t, reason, token, requested, cancelled)
 end
 
 -- args: id, reason, token of this call
-local function cancel(keys, args)
-  begin(keys)
+local function cancel(args)
   local t = load(args[1])
   if not t then return not_found('task ' .. args[1] .. ' does not exist') end
   local requested, cancelled = {}, {}
@@ -33,8 +28,7 @@ local function cancel(keys, args)
 end
 
 -- args: workflow, reason, token
-local function cancel_workflow(keys, args)
-  begin(keys)
+local function cancel_workflow(args)
   if call('EXISTS', P .. 'wf:' .. args[1]) == 0 then return not_found('workflow ' .. args[1] .. ' does not exist') end
   local requested, cancelled = {}, {}
   for _, id in ipairs(call('LRANGE', P .. 'wt:' .. args[1], 0, -1)) do
@@ -46,17 +40,31 @@ end
 
 -- Open upstreams of a task that is to run again, and one that forbids it.
 local function standing(t)
-  local open, bad = 0, nil
+  local open, bad, ended = 0, nil, false
   for need in string.gmatch(t.nd or '', '%S+') do
     local state = call('HGET', P .. 't:' .. need, 's')
-    if state and not TERMINAL[state] then open = open + 1 end
+    if state and TERMINAL[state] then ended = true elseif state then open = open + 1 end
     if t.r == 'all_succeeded' and (state == 'FAILED' or state == 'CANCELLED') then bad = need end
   end
+  if t.r == 'any_done' then open = (ended or open == 0) and 0 or 1 end
   return open, bad
 end
 
+-- The unique key is taken again; a deadline that has passed is not asked for again.
+local function reopen_special(t)
+  if not t.x then return end
+  special(t)
+  if t.ky then call('SET', P .. 'key:' .. t.ky, t.id) end
+  if t.dd and t.dd > NOW then
+    call('ZADD', P .. 'deadlines', int(t.dd), t.id)
+    wake_timer(t.dd)
+  end
+end
+
 local function reopen(t, open, token)
-  call('HDEL', P .. 't:' .. t.id, 'cb', 'cx', 'er', 'df', 'st', 'fi', 'ck', 'ds')
+  call('HDEL', P .. 't:' .. t.id, 'cb', 'cx', 'er', 'df', 'st', 'fi', 'ck', 'ds', 'dx')
+  reopen_special(t)
+  t.dx = false
   call('DEL', P .. 'r:' .. t.id)
   t.cb, t.cx, t.st, t.n = nil, nil, 0, open
   if open == 0 then
@@ -91,14 +99,15 @@ local function reopen_kids(t, token, out)
 end
 
 -- args: id, token of this call
-local function retry(keys, args)
-  begin(keys)
+local function retry(args)
   local t = load(args[1])
   if not t then return not_found('task ' .. args[1] .. ' does not exist') end
   if call('HGET', P .. 't:' .. t.id, 'rk') == args[2] then return { t.id } end
   if t.s ~= 'FAILED' and t.s ~= 'CANCELLED' then
     return conflict('task ' .. t.id .. ' is ' .. t.s .. '; only a FAILED or CANCELLED task can be tried again')
   end
+  local other = special(t).ky and call('GET', P .. 'key:' .. t.ky)
+  if other and other ~= t.id then return conflict('task ' .. other .. ' has its key ' .. t.ky .. ' now') end
   local open, bad = standing(t)
   if bad then return conflict('task ' .. t.id .. ' needs ' .. bad .. ', which did not succeed; retry that one') end
   local out = { t.id }

@@ -14,16 +14,25 @@ local function cause_text(t, root)
   return 'upstream ' .. t.nm .. ' (' .. t.id .. ') is ' .. t.s .. (root and root ~= t.id and ', because of ' .. root or '')
 end
 
+-- A task that has ended holds its key no longer, and no deadline waits for it.
+local function forget_special(t)
+  special(t)
+  if t.ky and call('GET', P .. 'key:' .. t.ky) == t.id then call('DEL', P .. 'key:' .. t.ky) end
+  if t.dd then call('ZREM', P .. 'deadlines', t.id) end
+end
+
 -- One upstream has ended: count it, and cancel or release what waited for it. Pushes what was cancelled.
 local function settle_one(t, root, stack, cancelled)
+  if not t.k then return end
   local good = t.s == 'COMPLETED'
   for _, id in ipairs(call('LRANGE', P .. 'kids:' .. t.id, 0, -1)) do
     local open = call('HINCRBY', P .. 't:' .. id, 'n', -1)
     if open == 0 or not good then
       local kid = load(id)
       if not good and kid.r == 'all_succeeded' then
-        if kid.s == 'BLOCKED' then
+        if kid.s == 'BLOCKED' or kid.s == 'PENDING' and call('ZSCORE', P .. 'delay', id) then
           local text = cause_text(t, root)
+          forget_special(kid)
           move(kid, 'CANCELLED', text, 'er', text, 'cb', t.id, 'fi', NOW_TEXT)
           cancelled[#cancelled + 1] = id
           stack[#stack + 1] = kid
@@ -74,15 +83,32 @@ end
 
 local function end_task(t, state, reason, ...)
   local cancelled = {}
+  if t.x then forget_special(t) end
   move(t, state, reason, 'fi', NOW_TEXT, ...)
   settle(t, cancelled)
   return cancelled
 end
 
+-- The end of a task that was asked to end while it ran: by a person, or by its deadline.
+local function end_asked(t, ...)
+  if special(t).dx then
+    measure(t, 'failed')
+    return end_task(t, 'FAILED', t.cx, 'er', t.cx, ...)
+  end
+  return end_task(t, 'CANCELLED', t.cx, 'er', 'cancelled: ' .. t.cx, ...)
+end
+
+-- Tells the worker of a running task to end it; once.
+local function tell_to_end(t, reason, ...)
+  if t.cx then return end
+  call('HSET', P .. 't:' .. t.id, 'cx', reason, ...)
+  call('RPUSH', P .. 'inbox:' .. t.w, cjson.encode({ kind = 'cancel', task = t.id, fence = t.f, reason = reason }))
+end
+
 -- The worker is gone (`died`) or gives up its hold: back to the queue. A run without an outcome is no failure of the
 -- task and counts against no limit, but keeps its number: no two runs share one. Only too many deaths end it.
 local function give_back(t, reason, died)
-  if t.cx then return end_task(t, 'CANCELLED', t.cx, 'er', 'cancelled: ' .. t.cx) end
+  if t.cx then return end_asked(t) end
   if t.s == 'ASSIGNED' then
     t.at = t.at - 1 -- it never began
   else
@@ -107,6 +133,7 @@ local function release(worker, reason, died)
   local text = call('HGET', P .. 'workers', worker)
   if text then forget_worker(worker, string.match(text, '^%S+')) end
   call('DEL', P .. 'inbox:' .. worker)
+  call('ZREM', P .. 'leases', worker)
   local ids = call('SMEMBERS', P .. 'own:' .. worker)
   table.sort(ids)
   for _, id in ipairs(ids) do give_back(load(id), reason, died) end

@@ -1,7 +1,13 @@
 -- The table of functions.
 
+-- What a call leaves for its end: locks that became free, and its events.
+local function settle_call()
+  wake_freed()
+  write_events()
+end
+
 local function version()
-  return { VERSION, DIGEST }
+  return { VERSION, DIGEST, tonumber(call('GET', P .. 'schema') or 0) }
 end
 
 local function moves()
@@ -26,7 +32,8 @@ local FUNCTIONS = {
   { 'give_back', return_task, WORKS }, { 'release', release_worker, WORKS }, { 'retire', retire, WORKS },
   { 'tick', tick, WORKS }, { 'beat', beat, WORKS }, { 'own', take_over, WORKS }, { 'forget_beat', forget_beat, WORKS },
   { 'cancel', cancel, WORKS }, { 'cancel_workflow', cancel_workflow, WORKS }, { 'retry', retry, WORKS },
-  { 'watch', watch, WORKS }, { 'unwatch', unwatch, WORKS },
+  { 'watch', watch, WORKS }, { 'unwatch', unwatch, WORKS }, { 'upgrade', upgrade, WORKS },
+  { 'pause_agent', pause_agent, WORKS }, { 'pause_workflow', pause_workflow, WORKS }, { 'limit', limit_agent, WORKS },
   { 'handoff', HANDOFF.hand_over, WORKS },
   { 'mail_register', POST.register, {} }, { 'mail_send', POST.send, {} }, { 'mail_take', POST.take, WORKS },
   { 'mail_judge', POST.judge, WORKS }, { 'mail_watch', POST.watch, WORKS }, { 'mail_unwatch', POST.unwatch, WORKS },
@@ -34,5 +41,12 @@ local FUNCTIONS = {
 }
 for i = 1, #FUNCTIONS do -- ipairs is not there yet
   local f = FUNCTIONS[i]
-  redis.register_function({ function_name = 'ai_' .. f[1], callback = f[2], flags = f[3] })
+  local act = f[2]
+  local function whole(keys, args)
+    begin(keys)
+    local answer = act(args)
+    settle_call()
+    return answer
+  end
+  redis.register_function({ function_name = 'ai_' .. f[1], callback = whole, flags = f[3] })
 end

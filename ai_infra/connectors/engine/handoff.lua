@@ -22,17 +22,14 @@ function HANDOFF.move_waiting(t, agent, payload)
   local reason = 'handed over from ' .. t.a .. ' to ' .. agent
   unqueue(t)
   count(t, t.s, -1)
-  local was = t.s
-  if was == 'READY' then t.s = 'PENDING' end -- out of the queue for the length of this call; see make_ready
   HANDOFF.change_agent(t, agent, payload)
   count(t, t.s, 1)
-  if was == 'READY' then return make_ready(t, reason) end
-  event(t, was, was, reason)
+  event(t, t.s, t.s, reason)
+  if t.s == 'READY' then offer(t) end
 end
 
 -- args: id, agent it is thought to belong to, agent that gets it, its spec then
-function HANDOFF.hand_over(keys, args)
-  begin(keys)
+function HANDOFF.hand_over(args)
   local t, agent = load(args[1]), args[3]
   if not t then return not_found('task ' .. args[1] .. ' does not exist') end
   if TERMINAL[t.s] then return conflict('task ' .. t.id .. ' is ' .. t.s .. ' already; there is nothing to hand over') end

@@ -1,8 +1,7 @@
 -- Waiting and looking: nothing here moves a task.
 
 -- args: token, ttl ms, ids...; answers those that have not ended
-local function watch(keys, args)
-  begin(keys)
+local function watch(args)
   local open = {}
   for i = 3, #args do
     local state = call('HGET', P .. 't:' .. args[i], 's')
@@ -20,8 +19,7 @@ local function watch(keys, args)
 end
 
 -- args: token, ids...
-local function unwatch(keys, args)
-  begin(keys)
+local function unwatch(args)
   call('DEL', P .. 'box:' .. args[1])
   for i = 2, #args do call('SREM', P .. 'waiters:' .. args[i], args[1]) end
   return 'OK'
@@ -37,11 +35,11 @@ local function open_needs(t)
 end
 
 local function view(id)
-  local v = call('HMGET', P .. 't:' .. id, 's', 'at', 'w', 'ts', 'rd', 'st', 'fi', 'er', 'nd', 'ex', 'ds')
+  local v = call('HMGET', P .. 't:' .. id, 's', 'at', 'w', 'ts', 'rd', 'st', 'fi', 'er', 'nd', 'ex', 'ds', 'lw')
   if not v[1] then return nil end
   local waits = (v[1] == 'BLOCKED' or v[1] == 'PENDING') and open_needs(v[9]) or {}
   return { call('GET', P .. 'p:' .. id), v[1], v[2], v[3], v[4], v[5], v[6], v[7], v[8],
-    call('GET', P .. 'r:' .. id), waits, v[10] or 0, v[11] or 0 }
+    call('GET', P .. 'r:' .. id), waits, v[10] or 0, v[11] or 0, v[12] or '' }
 end
 
 local function views(ids)
@@ -51,24 +49,32 @@ local function views(ids)
 end
 
 -- args: ids...
-local function get(keys, args)
-  begin(keys)
+local function get(args)
   for _, id in ipairs(args) do
     if call('EXISTS', P .. 't:' .. id) == 0 then return not_found('task ' .. id .. ' does not exist') end
   end
   return views(args)
 end
 
+-- Every task that a worker holds.
+local function all_held()
+  local out = {}
+  for _, worker in ipairs(call('ZRANGE', P .. 'leases', 0, -1)) do
+    for _, id in ipairs(call('SMEMBERS', P .. 'own:' .. worker)) do out[#out + 1] = id end
+  end
+  return out
+end
+
 -- Index keys that hold the tasks of a state.
 local function sources(state, agent)
   if state == '' then return { 'all' } end
-  if ACTIVE[state] then return { 'lease' } end
   if state == 'PENDING' then return { 'delay', 'held' } end
   if state == 'BLOCKED' then return { 'blocked' } end
   if state ~= 'READY' then return { TERMINAL[state] } end
   local out = {}
   for _, name in ipairs(agent ~= '' and { agent } or call('SMEMBERS', P .. 'agents')) do
     out[#out + 1] = 'ready:' .. name
+    out[#out + 1] = 'aside:' .. name
   end
   return out
 end
@@ -81,6 +87,10 @@ local PAGE = 200
 local function each_candidate(state, agent, workflow, scan, visit)
   if workflow ~= '' then
     for _, id in ipairs(call('LRANGE', P .. 'wt:' .. workflow, 0, -1)) do visit(id) end
+    return
+  end
+  if ACTIVE[state] then
+    for _, id in ipairs(all_held()) do visit(id) end
     return
   end
   for _, name in ipairs(sources(state, agent)) do
@@ -102,8 +112,7 @@ local function has_none(state, agent)
 end
 
 -- args: state or '', agent or '', workflow or '', limit, most tasks to look at
-local function list(keys, args)
-  begin(keys)
+local function list(args)
   local state, agent, limit = args[1], args[2], tonumber(args[4])
   if has_none(state, agent) then return {} end
   local found, in_order = {}, args[3] == '' and IN_ORDER[state]
@@ -121,8 +130,7 @@ local function list(keys, args)
 end
 
 -- args: beginning of an id, limit, most tasks to look at (newest first)
-local function find(keys, args)
-  begin(keys)
+local function find(args)
   if call('EXISTS', P .. 't:' .. args[1]) == 1 then return { args[1] } end
   local out = {}
   for _, id in ipairs(call('ZREVRANGE', P .. 'all', 0, tonumber(args[3]) - 1)) do
@@ -137,7 +145,7 @@ end
 -- How many tasks are held, by workflow and by agent.
 local function held_by(field)
   local out = {}
-  for _, id in ipairs(call('ZRANGE', P .. 'lease', 0, -1)) do
+  for _, id in ipairs(all_held()) do
     local name = call('HGET', P .. 't:' .. id, field)
     if name then out[name] = (out[name] or 0) + 1 end
   end
@@ -149,21 +157,20 @@ local function workflow_row(id, active)
   for i = 2, #counted, 2 do ready = ready - counted[i] end
   counted[#counted + 1], counted[#counted + 2] = 'READY', ready
   counted[#counted + 1], counted[#counted + 2] = 'IN_PROGRESS', active
-  return { call('HGET', P .. 'wf:' .. id, 'header'), counted }
+  local v = call('HMGET', P .. 'wf:' .. id, 'header', 'pz')
+  return { v[1], counted, v[2] or '' }
 end
 
 -- args: workflow
-local function workflow(keys, args)
-  begin(keys)
+local function workflow(args)
   if call('EXISTS', P .. 'wf:' .. args[1]) == 0 then return not_found('workflow ' .. args[1] .. ' does not exist') end
   local row = workflow_row(args[1], held_by('wf')[args[1]] or 0)
-  row[3] = views(call('LRANGE', P .. 'wt:' .. args[1], 0, -1))
+  row[4] = views(call('LRANGE', P .. 'wt:' .. args[1], 0, -1))
   return row
 end
 
 -- args: limit
-local function list_workflows(keys, args)
-  begin(keys)
+local function list_workflows(args)
   local out, active = {}, held_by('wf')
   for _, id in ipairs(call('ZREVRANGE', P .. 'wfs', 0, tonumber(args[1]) - 1)) do
     out[#out + 1] = workflow_row(id, active[id] or 0)
@@ -180,12 +187,12 @@ local function last_hour(agent)
   return sum
 end
 
-local function counts(keys)
-  begin(keys)
+local function counts()
   local out, active = {}, held_by('a')
   for _, agent in ipairs(call('SMEMBERS', P .. 'agents')) do
     out[#out + 1] = { agent, call('HGETALL', P .. 'n:' .. agent), call('ZCARD', P .. 'idle:' .. agent), last_hour(agent),
-      call('ZCARD', P .. 'ready:' .. agent), active[agent] or 0 }
+      call('ZCARD', P .. 'ready:' .. agent) + call('ZCARD', P .. 'aside:' .. agent), active[agent] or 0,
+      call('HGET', P .. 'gate:' .. agent, 'pz') or '' }
   end
   return out
 end

@@ -73,15 +73,13 @@ function POST.row(id)
 end
 
 -- args: key id, certificate
-function POST.register(keys, args)
-  begin(keys)
+function POST.register(args)
   call('SET', P .. 'mail:key:' .. args[1], args[2], 'PX', POST.KEY_MS)
   return 'OK'
 end
 
 -- args: id, token of this call, envelope, signature, key id, source, most unread, most bytes unread, receivers...
-function POST.send(keys, args)
-  begin(keys)
+function POST.send(args)
   local id, size, agents = args[1], #args[3], {}
   for i = 9, #args do agents[#agents + 1] = args[i] end
   if call('EXISTS', POST.key(id)) == 1 then
@@ -165,8 +163,7 @@ function POST.read(agent, worker, entry, id)
 end
 
 -- args: agent, worker, how many, entries it has in hand...; answers the messages, and reports of what was refused
-function POST.take(keys, args)
-  begin(keys)
+function POST.take(args)
   local agent, worker, limit = args[1], args[2], tonumber(args[3])
   local stream, holding, out, seen = P .. 'mail:' .. agent, {}, {}, {}
   for i = 4, #args do holding[args[i]] = true end
@@ -193,8 +190,7 @@ function POST.take(keys, args)
 end
 
 -- args: agent, worker, id, entry, verdict, reason, whether that is the end of it, answer or '', its signature, key id
-function POST.judge(keys, args)
-  begin(keys)
+function POST.judge(args)
   local agent, worker, id, entry = args[1], args[2], args[3], args[4]
   local v = call('HMGET', POST.key(id), 'v:' .. agent, 'd:' .. agent, 'b:' .. agent, 'sz')
   if not v[1] then return not_found('message ' .. id .. ' is not in the post of ' .. agent) end
@@ -223,32 +219,28 @@ function POST.judge(keys, args)
 end
 
 -- args: id; from now on its box is told of every change
-function POST.watch(keys, args)
-  begin(keys)
+function POST.watch(args)
   if call('EXISTS', POST.key(args[1])) == 0 then return not_found('message ' .. args[1] .. ' does not exist') end
   call('HSET', POST.key(args[1]), 'wt', 1)
   return POST.row(args[1])
 end
 
 -- args: id
-function POST.unwatch(keys, args)
-  begin(keys)
+function POST.unwatch(args)
   if call('EXISTS', POST.key(args[1])) == 1 then call('HDEL', POST.key(args[1]), 'wt') end
   call('DEL', P .. 'mail:box:' .. args[1])
   return 'OK'
 end
 
 -- args: ids...; those that are there
-function POST.get(keys, args)
-  begin(keys)
+function POST.get(args)
   local out = {}
   for _, id in ipairs(args) do out[#out + 1] = POST.row(id) end
   return out
 end
 
 -- args: agent or '', limit; the newest first
-function POST.list(keys, args)
-  begin(keys)
+function POST.list(args)
   local out, limit = {}, tonumber(args[2])
   for first = 0, 1000000, 200 do
     local ids = call('ZREVRANGE', P .. 'mail:all', first, first + 199)

@@ -1,10 +1,13 @@
 -- The queue: what is ready, who sleeps, hand-over and claim.
 
-local function hold(t, worker, lease_ms)
-  local due = NOW + lease_ms
-  call('ZADD', P .. 'lease', int(due), t.id)
+-- Leases belong to workers: all that one holds is renewed, and lost, together. Who has just held something
+-- (`goes_on`) has one.
+local function hold(t, worker, lease_ms, goes_on)
+  if not goes_on and call('ZADD', P .. 'leases', 'GT', int(NOW + lease_ms), worker) == 1 then
+    wake_timer(NOW + lease_ms)
+  end
   call('SADD', P .. 'own:' .. worker, t.id)
-  wake_timer(due)
+  take_locks(t)
 end
 
 local function lease_of(worker)
@@ -29,25 +32,87 @@ local function idle_worker(agent)
   end
 end
 
+-- The first task of the queue that can run, out of the queue now; those met on the way that cannot are set aside.
+local function pop_runnable(agent)
+  local open, interval = gate(agent)
+  if not open then return nil end
+  for _ = 1, CHUNK do
+    local popped = call('ZPOPMIN', P .. 'ready:' .. agent)
+    if not popped[1] then return nil end
+    local v = call('HMGET', P .. 't:' .. popped[1], 'at', 'f', 'wf', 'nm', 'x')
+    local t = { id = popped[1], s = 'READY', a = agent, sc = popped[2], at = tonumber(v[1]), f = tonumber(v[2]),
+      wf = v[3], nm = v[4], x = v[5] }
+    local why = t.x and hindrance(t)
+    if not why then
+      spend(agent, interval)
+      return t
+    end
+    set_aside(t, why)
+    free_locks(t)
+  end
+  reopen_at(agent, NOW) -- the ticker goes on, so that one call never takes long
+end
+
+-- Hands queued tasks to sleeping workers, for as long as there are both.
+local function serve(agent)
+  while call('EXISTS', P .. 'ready:' .. agent) == 1 do
+    local worker = idle_worker(agent)
+    local t = worker and pop_runnable(agent)
+    if not t then return end
+    assign(t, worker)
+  end
+end
+
+-- A READY task that is in no queue: to a sleeping worker, to the queue, or aside.
+local function offer(t)
+  local why = (t.x or t.wf) and hindrance(t)
+  if why then
+    set_aside(t, why)
+    free_locks(t)
+    return
+  end
+  local worker = idle_worker(t.a)
+  local open, interval = true, nil
+  if worker then open, interval = gate(t.a) end
+  if worker and open and not interval then return assign(t, worker) end
+  call('ZADD', P .. 'ready:' .. t.a, queue_score(t), t.id)
+  if worker and open then serve(t.a) end -- others may have waited longer for the gate
+end
+
 local function make_ready(t, reason, ...)
   t.rd = NOW
   move(t, 'READY', reason, 'rd', NOW_TEXT, ...)
-  local worker = idle_worker(t.a)
-  if worker then return assign(t, worker) end
-  call('ZADD', P .. 'ready:' .. t.a, int((10 - t.p) * 4398046511104 + t.q), t.id) -- 2^42 sequence numbers a priority
+  offer(t)
+end
+
+-- Locks that this call freed: of each agent that waits for one, the first task goes back to its queue.
+local function wake_freed()
+  while #FREED > 0 do
+    local name = table.remove(FREED)
+    for _, agent in ipairs(call('SMEMBERS', P .. 'wanted:' .. name)) do
+      if call('EXISTS', P .. 'lock:' .. name) == 1 then break end
+      local first = call('ZRANGE', P .. 'wants:' .. name .. ' ' .. agent, 0, 0)[1]
+      if first then
+        local t = special(load(first))
+        leave_aside(t)
+        offer(t)
+      else
+        call('SREM', P .. 'wanted:' .. name, agent)
+      end
+    end
+  end
 end
 
 local function as_claim(t)
   return { t.at, t.f, t.s, call('GET', P .. 'p:' .. t.id) }
 end
 
-local function take(agent, worker, lease_ms)
-  local popped = call('ZPOPMIN', P .. 'ready:' .. agent)
-  if not popped[1] then return nil end
-  local v = call('HMGET', P .. 't:' .. popped[1], 'at', 'f', 'wf', 'nm')
-  local t = { id = popped[1], s = 'READY', a = agent, w = worker, at = v[1] + 1, f = v[2] + 1, wf = v[3], nm = v[4] }
+local function take(agent, worker, lease_ms, goes_on)
+  local t = pop_runnable(agent)
+  if not t then return nil end
+  t.w, t.at, t.f = worker, t.at + 1, t.f + 1
   move(t, 'IN_PROGRESS', '', 'w', worker, 'at', t.at, 'f', t.f, 'st', NOW_TEXT)
-  hold(t, worker, lease_ms)
+  hold(t, worker, lease_ms, goes_on)
   return as_claim(t)
 end
 
@@ -69,12 +134,59 @@ local function begin_run(t)
 end
 
 -- What is next for this worker: something it was given before, or the first of the queue; nil: registered idle.
-local function next_task(agent, worker, lease_ms)
-  local claim = take(agent, worker, lease_ms)
-  if claim then
-    call('ZREM', P .. 'idle:' .. agent, worker)
-    return claim
-  end
+local function next_task(agent, worker, lease_ms, goes_on)
+  wake_freed()
+  local claim = take(agent, worker, lease_ms, goes_on)
+  if claim then return claim end
   call('ZADD', P .. 'idle:' .. agent, NOW_TEXT, worker)
   call('ZADD', P .. 'seen', NOW_TEXT, worker)
+end
+
+-- Agents and workflows are stopped and go on; what runs, runs on.
+
+-- args: agent, reason, or '' to go on
+local function pause_agent(args)
+  local key = P .. 'gate:' .. args[1]
+  if args[2] ~= '' then
+    call('HSET', key, 'pz', args[2])
+    call('SADD', P .. 'agents', args[1])
+    return 'OK'
+  end
+  if call('HDEL', key, 'pz') == 1 then serve(args[1]) end
+  return 'OK'
+end
+
+-- args: agent, least ms between two tasks, 0: none
+local function limit_agent(args)
+  local key = P .. 'gate:' .. args[1]
+  if args[2] ~= '0' then
+    call('HSET', key, 'iv', args[2])
+  elseif call('HDEL', key, 'iv', 'tat') > 0 then
+    serve(args[1])
+  end
+  return 'OK'
+end
+
+-- args: workflow, reason, or '' to go on
+local function pause_workflow(args)
+  local key = P .. 'wf:' .. args[1]
+  if call('EXISTS', key) == 0 then return not_found('workflow ' .. args[1] .. ' does not exist') end
+  if args[2] ~= '' then
+    call('HSET', key, 'pz', args[2])
+  elseif call('HDEL', key, 'pz') == 0 then
+    return 'OK'
+  end
+  for _, id in ipairs(call('LRANGE', P .. 'wt:' .. args[1], 0, -1)) do
+    if call('HGET', P .. 't:' .. id, 's') == 'READY' then
+      local t = special(load(id))
+      if args[2] == '' and t.lw == 'flow' then
+        leave_aside(t)
+        offer(t)
+      elseif args[2] ~= '' and t.lw ~= 'flow' then
+        unqueue(t)
+        set_aside(t, 'flow')
+      end
+    end
+  end
+  return 'OK'
 end

@@ -1,28 +1,39 @@
 -- Submitting: written first, released when complete, undone when it never is.
 
--- Places a held task: where its upstreams say.
+-- Places a held task, or one whose time has come: where its upstreams say.
 local function place(t)
-  if t.cb then
+  special(t)
+  if not t.cb and t.nb and t.nb > NOW then
+    call('ZREM', P .. 'held', t.id)
+    call('ZADD', P .. 'delay', int(t.nb), t.id)
+    wake_timer(t.nb)
+  elseif t.cb then
     local up = load(t.cb)
     local text = up and cause_text(up) or 'an upstream has failed'
     end_task(t, 'CANCELLED', text, 'er', text)
-  elseif t.n == 0 then
-    make_ready(t, '')
+  elseif t.n <= 0 then -- below, when several upstreams of an any_done ended while it was held
+    make_ready(t, t.at > 0 and 'retry' or '')
   else
     move(t, 'BLOCKED', '')
   end
 end
 
--- args: sub, final, header id, header JSON, then per task:
--- id, name, agent, priority, max attempts, retry delay ms, rule, workflow, payload, number of needs, needs...
+-- args: sub, final, header id, header JSON, ms that a step of priority is worth (0: no age is), then per task:
+-- id, name, agent, priority, max attempts, rule, workflow, payload, number of needs, needs...,
+-- number of further fields, fields and values of the hash...
 local function parse_submit(args)
-  local tasks, i = {}, 5
+  local tasks, i = {}, 6
   while i <= #args do
-    local t = { id = args[i], nm = args[i + 1], a = args[i + 2], p = args[i + 3], mx = args[i + 4], dl = args[i + 5],
-      r = args[i + 6], wf = args[i + 7], payload = args[i + 8], needs = {} }
-    local needs = tonumber(args[i + 9])
-    for k = 1, needs do t.needs[k] = args[i + 9 + k] end
-    i = i + 10 + needs
+    local t = { id = args[i], nm = args[i + 1], a = args[i + 2], p = args[i + 3], mx = args[i + 4],
+      r = args[i + 5], wf = args[i + 6], payload = args[i + 7], needs = {}, more = {} }
+    i = i + 9
+    for k = 1, tonumber(args[i - 1]) do t.needs[k] = args[i + k - 1] end
+    i = i + #t.needs + 1
+    for k = 1, 2 * tonumber(args[i - 1]), 2 do
+      t.more[k], t.more[k + 1] = args[i + k - 1], args[i + k]
+      t[args[i + k - 1]] = args[i + k]
+    end
+    i = i + #t.more
     tasks[#tasks + 1] = t
   end
   return tasks
@@ -35,9 +46,18 @@ local function may_need(need, sub)
   return v[1]
 end
 
+-- Another task that has not ended and was submitted with the same unique key.
+local function holder_of_key(t)
+  local holder = call('GET', P .. 'key:' .. t.ky)
+  if not holder or holder == t.id then return nil end
+  local state = call('HGET', P .. 't:' .. holder, 's')
+  return state and not TERMINAL[state] and holder or nil
+end
+
 local function check_submit(tasks, sub)
   local known = {}
   for _, t in ipairs(tasks) do
+    t.same = t.ky and holder_of_key(t)
     local there = call('GET', P .. 'p:' .. t.id)
     if there and there ~= t.payload then
       return conflict('task ' .. t.id .. ' exists already and is different; give the new one another id')
@@ -52,21 +72,40 @@ local function check_submit(tasks, sub)
   end
 end
 
-local function write_task(t, sub)
-  local open, bad = 0, nil
+-- Strictly growing, and near to the clock, so that a difference of two is an age.
+local function next_sequence()
+  local last = tonumber(call('GET', P .. 'seq') or 0)
+  return math.max(last, (NOW - EPOCH_MS) * 64)
+end
+
+local function open_needs_of(t)
+  local open, bad, ended = 0, nil, false
   for _, need in ipairs(t.needs) do
     local state = call('HGET', P .. 't:' .. need, 's')
-    if TERMINAL[state] == nil then open = open + 1 end
+    if TERMINAL[state] then ended = true else open = open + 1 end
     if (state == 'FAILED' or state == 'CANCELLED') and t.r == 'all_succeeded' then bad = need end
-    if state ~= 'COMPLETED' then call('RPUSH', P .. 'kids:' .. need, t.id) end
+    if state ~= 'COMPLETED' and call('RPUSH', P .. 'kids:' .. need, t.id) == 1 then
+      call('HSET', P .. 't:' .. need, 'k', 1)
+    end
   end
-  local seq = call('INCR', P .. 'seq')
+  if t.r == 'any_done' then open = (ended or open == 0) and 0 or 1 end
+  return open, bad
+end
+
+-- A step of priority is worth `step` of age: what waits longer than that goes before what is one step higher.
+local function write_task(t, sub, seq, step)
+  local open, bad = open_needs_of(t)
   local key = P .. 't:' .. t.id
   call('HSET', key, 's', 'PENDING', 'a', t.a, 'p', t.p, 'q', int(seq), 'n', open, 'r', t.r, 'at', 0, 'mx', t.mx,
-    'f', 0, 'nm', t.nm, 'dl', t.dl, 'ts', NOW_TEXT, 'sb', sub)
+    'f', 0, 'nm', t.nm, 'ts', NOW_TEXT, 'sb', sub, 'sc', int((10 - t.p) * step + seq), unpack(t.more))
   if t.wf ~= '' then call('HSET', key, 'wf', t.wf) end
   if #t.needs > 0 then call('HSET', key, 'nd', table.concat(t.needs, ' ')) end
   if bad then call('HSET', key, 'cb', bad) end
+  if t.ky then call('SET', P .. 'key:' .. t.ky, t.id) end
+  if t.dd then
+    call('ZADD', P .. 'deadlines', t.dd, t.id)
+    wake_timer(tonumber(t.dd))
+  end
   call('SET', P .. 'p:' .. t.id, t.payload)
   call('ZADD', P .. 'all', int(seq), t.id)
   call('ZADD', P .. 'held', int(seq), t.id)
@@ -84,8 +123,7 @@ local function write_header(id, header)
   call('ZADD', P .. 'wfs', NOW_TEXT, id)
 end
 
-local function submit(keys, args)
-  begin(keys)
+local function submit(args)
   local sub, final = args[1], args[2] == '1'
   local tasks = parse_submit(args)
   local there = args[3] ~= '' and call('HGET', P .. 'wf:' .. args[3], 'header')
@@ -95,24 +133,32 @@ local function submit(keys, args)
   local refused = check_submit(tasks, sub)
   if refused then return refused end
   write_header(args[3], args[4])
-  for _, t in ipairs(tasks) do
-    if not t.there then
-      write_task(t, sub)
+  local seq, same = next_sequence(), {}
+  local step = math.min(NEVER, tonumber(args[5]) * 64)
+  if step == 0 then step = NEVER end
+  for i, t in ipairs(tasks) do
+    if t.same then
+      same[#same + 1] = i
+      same[#same + 1] = t.same
+    elseif not t.there then
+      seq = seq + 1
+      write_task(t, sub, seq, step)
     elseif not final then
       call('HSET', P .. 't:' .. t.id, 'sb', sub) -- left by a submit that broke off: this one goes on with it
     end
-    if not final then call('RPUSH', P .. 'sub:' .. sub, t.id) end
+    if not final and not t.same then call('RPUSH', P .. 'sub:' .. sub, t.id) end
   end
+  call('SET', P .. 'seq', int(seq))
   if final then
     for _, t in ipairs(tasks) do
-      local view = load(t.id)
-      if view.s == 'PENDING' and call('ZSCORE', P .. 'held', t.id) then place(view) end
+      local view = not t.same and load(t.id)
+      if view and view.s == 'PENDING' and call('ZSCORE', P .. 'held', t.id) then place(view) end
     end
   else
     call('ZADD', P .. 'subs', int(NOW + SUBMIT_MS), sub)
     wake_timer(NOW + SUBMIT_MS)
   end
-  return #tasks
+  return same
 end
 
 -- Releases up to `limit` tasks of a complete submit; what is left. Once begun, tick() carries it to its end.
@@ -138,6 +184,7 @@ local function remove_task(t)
   call('DEL', P .. 't:' .. t.id, P .. 'p:' .. t.id, P .. 'kids:' .. t.id)
   call('ZREM', P .. 'all', t.id)
   call('ZREM', P .. 'held', t.id)
+  if t.x then forget_special(t) end
   count(t, 'PENDING', -1)
   if t.wf then
     call('LREM', P .. 'wt:' .. t.wf, 0, t.id)
@@ -160,14 +207,12 @@ local function abort_some(sub, limit)
   return left
 end
 
-local function commit(keys, args)
-  begin(keys)
+local function commit(args)
   if not call('ZSCORE', P .. 'subs', args[1]) and call('EXISTS', P .. 'sub:' .. args[1]) == 0 then return 0 end
   return commit_some(args[1], tonumber(args[2]))
 end
 
-local function abort(keys, args)
-  begin(keys)
+local function abort(args)
   if call('SISMEMBER', P .. 'commits', args[1]) == 1 then return conflict('submit ' .. args[1] .. ' is being released') end
   return abort_some(args[1], tonumber(args[2]))
 end

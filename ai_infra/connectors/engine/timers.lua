@@ -4,10 +4,11 @@
 -- of its holder. Whoever comes first afterwards gives one more term to those that ran out or soon would.
 local function spare_leases(newest)
   local silence, spared = NOW - tonumber(newest), false
-  for _, id in ipairs(call('ZRANGEBYSCORE', P .. 'lease', '-inf', int(NOW + silence))) do
-    local lease_ms = lease_of(call('HGET', P .. 't:' .. id, 'w'))
-    if silence > lease_ms / 2 and tonumber(call('ZSCORE', P .. 'lease', id)) < NOW + lease_ms / 2 then
-      call('ZADD', P .. 'lease', int(NOW + lease_ms), id)
+  for _, worker in ipairs(call('ZRANGEBYSCORE', P .. 'leases', '-inf', int(NOW + silence))) do
+    local lease_ms = lease_of(worker)
+    if silence > lease_ms / 2 and tonumber(call('ZSCORE', P .. 'leases', worker)) < NOW + lease_ms / 2
+      and call('EXISTS', P .. 'own:' .. worker) == 1 then
+      call('ZADD', P .. 'leases', int(NOW + lease_ms), worker)
       spared = true
     end
   end
@@ -27,17 +28,50 @@ end
 
 local function expire_leases()
   spare_once()
-  local ids = call('ZRANGEBYSCORE', P .. 'lease', '-inf', NOW_TEXT, 'LIMIT', 0, CHUNK)
+  local workers = call('ZRANGEBYSCORE', P .. 'leases', '-inf', NOW_TEXT, 'LIMIT', 0, CHUNK)
+  for _, worker in ipairs(workers) do
+    call('ZREM', P .. 'leases', worker)
+    local ids = call('SMEMBERS', P .. 'own:' .. worker)
+    table.sort(ids)
+    for _, id in ipairs(ids) do give_back(load(id), 'lease of ' .. worker .. ' ended', true) end
+  end
+  return #workers == CHUNK
+end
+
+-- What has not ended by its deadline has failed; what runs is told to end first.
+local function end_late()
+  local ids = call('ZRANGEBYSCORE', P .. 'deadlines', '-inf', NOW_TEXT, 'LIMIT', 0, CHUNK)
   for _, id in ipairs(ids) do
-    local t = load(id)
-    give_back(t, 'lease of ' .. t.w .. ' ended', true)
+    local t, late = load(id), 'its deadline has passed'
+    if call('ZSCORE', P .. 'held', id) then
+      call('ZADD', P .. 'deadlines', int(NOW + COMMIT_MS), id) -- its submit is not complete
+    else
+      call('ZREM', P .. 'deadlines', id)
+      if ACTIVE[t.s] then
+        tell_to_end(t, late, 'dx', 1)
+      elseif not TERMINAL[t.s] then
+        unqueue(t)
+        measure(t, 'failed')
+        end_task(t, 'FAILED', late, 'er', late)
+      end
+    end
   end
   return #ids == CHUNK
 end
 
+local function reopen_gates()
+  for _, agent in ipairs(call('ZRANGEBYSCORE', P .. 'reopen', '-inf', NOW_TEXT)) do
+    call('ZREM', P .. 'reopen', agent)
+    serve(agent)
+  end
+end
+
 local function release_due()
   local ids = call('ZRANGEBYSCORE', P .. 'delay', '-inf', NOW_TEXT, 'LIMIT', 0, CHUNK)
-  for _, id in ipairs(ids) do make_ready(load(id), 'retry') end
+  for _, id in ipairs(ids) do
+    call('ZREM', P .. 'delay', id)
+    place(load(id))
+  end
   return #ids == CHUNK
 end
 
@@ -52,7 +86,7 @@ end
 
 local function earliest()
   local first
-  for _, name in ipairs({ 'lease', 'delay', 'subs' }) do
+  for _, name in ipairs({ 'leases', 'delay', 'subs', 'deadlines', 'reopen' }) do
     local top = call('ZRANGE', P .. name, 0, 0, 'WITHSCORES')
     if top[2] and (not first or tonumber(top[2]) < first) then first = tonumber(top[2]) end
   end
@@ -63,7 +97,9 @@ end
 -- timer is gone, so that a busy queue does not wake the ticker with every claim.
 local function run_timers()
   local more = expire_leases()
+  more = end_late() or more
   more = release_due() or more
+  reopen_gates()
   more = end_submits() or more
   if more then return 0 end
   local promised = tonumber(call('GET', P .. 'timer') or 0)
@@ -77,8 +113,7 @@ local function run_timers()
   return math.max(0, first - NOW)
 end
 
-local function tick(keys)
-  begin(keys)
+local function tick()
   return run_timers()
 end
 
@@ -87,14 +122,13 @@ local function hand_missed(worker)
   local text = call('HGET', P .. 'workers', worker)
   local agent = text and string.match(text, '^%S+')
   if not agent or not call('ZSCORE', P .. 'idle:' .. agent, worker) then return end
-  local popped = call('ZPOPMIN', P .. 'ready:' .. agent)
-  if popped[1] then assign(load(popped[1]), worker) end
+  serve(agent)
 end
 
 local function renew(worker, lease_ms)
   local owned, cancelled = call('SMEMBERS', P .. 'own:' .. worker), {}
+  if owned[1] then call('ZADD', P .. 'leases', int(NOW + lease_ms), worker) end
   for _, id in ipairs(owned) do
-    call('ZADD', P .. 'lease', int(NOW + lease_ms), id)
     local reason = call('HGET', P .. 't:' .. id, 'cx')
     if reason then cancelled[#cancelled + 1] = id end
   end
@@ -143,14 +177,12 @@ local function own(owner)
 end
 
 -- args: owner
-local function take_over(keys, args)
-  begin(keys)
+local function take_over(args)
   return own(args[1]) or 'OK'
 end
 
 -- args: name, worker or '', payload, lease ms, stale ms, owner or ''
-local function beat(keys, args)
-  begin(keys)
+local function beat(args)
   local refused = own(args[6])
   if refused then return refused end
   local newest = newest_beat()
@@ -166,8 +198,7 @@ local function beat(keys, args)
   return { owned, cancelled, suspects(args[1], previous, tonumber(args[5])), NOW_TEXT }
 end
 
-local function beats(keys)
-  begin(keys)
+local function beats()
   local out = { NOW_TEXT }
   local all = call('ZRANGE', P .. 'beats', 0, -1, 'WITHSCORES')
   for i = 1, #all, 2 do
@@ -176,8 +207,7 @@ local function beats(keys)
   return out
 end
 
-local function forget_beat(keys, args)
-  begin(keys)
+local function forget_beat(args)
   call('ZREM', P .. 'beats', args[1])
   call('HDEL', P .. 'beat', args[1])
   call('DEL', P .. 'votes:' .. args[1])

@@ -9,8 +9,7 @@ local function register(agent, worker, lease_ms)
 end
 
 -- args: agent, worker, lease ms, ids it holds...
-local function claim(keys, args)
-  begin(keys)
+local function claim(args)
   local agent, worker = args[1], args[2]
   register(agent, worker, args[3])
   local t = undelivered(worker, args, 4)
@@ -18,12 +17,13 @@ local function claim(keys, args)
     begin_run(t)
     return as_claim(t)
   end
-  return next_task(agent, worker, tonumber(args[3])) or false
+  local claimed = next_task(agent, worker, tonumber(args[3]))
+  if claimed then call('ZREM', P .. 'idle:' .. agent, worker) end
+  return claimed or false
 end
 
 -- args: worker, ids it holds...
-local function recover(keys, args)
-  begin(keys)
+local function recover(args)
   local t = undelivered(args[1], args, 2)
   return t and as_claim(t) or false
 end
@@ -38,12 +38,11 @@ local function is_held(t, worker, fence)
 end
 
 -- args: id, worker, fence
-local function start(keys, args)
-  begin(keys)
+local function start(args)
   local t = load(args[1])
   if not is_held(t, args[2], args[3]) then return not_held(t, args[1]) end
   if t.cx and t.s == 'ASSIGNED' then
-    end_task(t, 'CANCELLED', t.cx, 'er', 'cancelled: ' .. t.cx)
+    end_asked(t)
     return conflict('task ' .. t.id .. ' was cancelled before it began')
   end
   begin_run(t)
@@ -51,13 +50,14 @@ local function start(keys, args)
 end
 
 local function retry_or_fail(t, error, reason, retry)
-  local v = call('HMGET', P .. 't:' .. t.id, 'dl', 'ex')
+  local v = call('HMGET', P .. 't:' .. t.id, 'dl', 'ex', 'md')
   local tries = t.at - tonumber(v[2] or 0)
   if not retry or tries >= t.mx then
     measure(t, 'failed')
     return end_task(t, 'FAILED', reason, 'er', error, 'df', t.f)
   end
-  local delay = math.min(tonumber(v[1]) * 2 ^ math.min(tries - 1, 30), MAX_DELAY_MS)
+  local delay = math.min(tonumber(v[1] or RETRY_MS) * 2 ^ math.min(tries - 1, 30), tonumber(v[3] or MAX_DELAY_MS))
+  delay = delay * (1 - LUCK / 4) -- so that those that failed together do not come back together
   measure(t, 'retried')
   move(t, 'PENDING', reason, 'er', error, 'df', t.f)
   call('ZADD', P .. 'delay', int(NOW + delay), t.id)
@@ -78,16 +78,15 @@ local function hand_in(t, verdict, error, reason, retry)
     measure(t, 'done')
     end_task(t, 'COMPLETED', reason, 'df', t.f)
   elseif verdict == 'cancelled' or t.cx then
-    local why = t.cx or reason
-    end_task(t, 'CANCELLED', why, 'er', 'cancelled: ' .. why, 'df', t.f)
+    t.cx = t.cx or reason
+    end_asked(t, 'df', t.f)
   else
     retry_or_fail(t, error, reason, retry)
   end
 end
 
 -- args: id, worker, fence, verdict (ok, failed, cancelled), retry, error, reason, result, next agent, lease ms, holds...
-local function finish(keys, args)
-  begin(keys)
+local function finish(args)
   local id, worker, fence = args[1], args[2], args[3]
   local t = load_held(id)
   local again = false
@@ -105,12 +104,11 @@ local function finish(keys, args)
     begin_run(given)
     return { t.s, as_claim(given) }
   end
-  return { t.s, next_task(args[9], worker, tonumber(args[10])) or false }
+  return { t.s, next_task(args[9], worker, tonumber(args[10]), not again) or false }
 end
 
 -- args: id, worker, fence
-local function return_task(keys, args)
-  begin(keys)
+local function return_task(args)
   local t = load(args[1])
   if not is_held(t, args[2], args[3]) then return not_held(t, args[1]) end
   local text = call('HGET', P .. 'workers', args[2])
@@ -120,14 +118,12 @@ local function return_task(keys, args)
 end
 
 -- args: worker, reason, whether it died
-local function release_worker(keys, args)
-  begin(keys)
+local function release_worker(args)
   return release(args[1], args[2], args[3] == '1')
 end
 
 -- args: agent, worker that lives, reason
-local function retire(keys, args)
-  begin(keys)
+local function retire(args)
   local out = {}
   local all = call('HGETALL', P .. 'workers')
   for i = 1, #all, 2 do
