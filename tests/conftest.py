@@ -5,6 +5,7 @@ Nothing here reaches a person's Redis, tmux or home.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import signal
 import socket
@@ -15,8 +16,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from hypothesis.configuration import set_hypothesis_home_dir
 
 from ai_infra.testing import wait_until
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """What hypothesis keeps goes with the run; by itself it would write into the checkout."""
+    folder = tempfile.TemporaryDirectory(prefix="hypothesis-")
+    config.add_cleanup(folder.cleanup)
+    set_hypothesis_home_dir(folder.name)
 
 
 @dataclass
@@ -73,14 +82,21 @@ def remove_redis(server: RedisServer) -> None:
     shutil.rmtree(server.folder, ignore_errors=True)
 
 
-@pytest.fixture(scope="session")
-def redis_process() -> Iterator[RedisServer]:
+@contextlib.contextmanager
+def running_redis() -> Iterator[RedisServer]:
+    """A server of our own, for the length of a block."""
     server = new_redis()
     try:
         server.start()
         yield server
     finally:
         remove_redis(server)
+
+
+@pytest.fixture(scope="session")
+def redis_process() -> Iterator[RedisServer]:
+    with running_redis() as server:
+        yield server
 
 
 @pytest.fixture
@@ -93,9 +109,5 @@ def redis_server(redis_process: RedisServer) -> RedisServer:
 @pytest.fixture
 def own_redis() -> Iterator[RedisServer]:
     """A server for one test, which may kill and start it."""
-    server = new_redis()
-    try:
-        server.start()
+    with running_redis() as server:
         yield server
-    finally:
-        remove_redis(server)

@@ -5,19 +5,26 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from ai_infra.agents.checks import Checked, Ran, check_all
 from ai_infra.agents.commands import Command, CommandEnd, CommandRun, words_of
+from ai_infra.agents.exchange import Exchange
 from ai_infra.agents.output import OutputLog
+from ai_infra.agents.patterns import search
+from ai_infra.agents.preparing import Prepared, Upstreams, prepare
 from ai_infra.agents.result import result_of
 from ai_infra.agents.scratch import Scratch
+from ai_infra.agents.verdict import Ended, Verdict, verdict_of
 from ai_infra.core.durable import system_problem
+from ai_infra.core.errors import ConnectorError, UsageError
 from ai_infra.core.home import Home
 from ai_infra.core.orphans import MARK_AGENT, MARK_HOME, MARK_TASK, end_children
 from ai_infra.core.settings import TaskSettings
-from ai_infra.tasks.task import CANCELLED_REASON, Claim, Outcome, TaskSpec
+from ai_infra.tasks.retry import patterns, refusal
+from ai_infra.tasks.task import Claim, Outcome, TaskSpec
 
 _PASSED_ON = ("LANG", "LC_ALL", "TZ", "USER", "LOGNAME")
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -51,14 +58,18 @@ class Attempt:
         limits: TaskSettings,
         view: AttemptView,
         base_env: Mapping[str, str],
+        upstreams: Upstreams,
     ) -> None:
         self.claim = claim
         self._home, self._scratch, self._limits, self._view = home, scratch, limits, view
-        self._env = task_env(claim, home, scratch, base_env)
+        self._base_env, self._upstreams = base_env, upstreams
+        self._env: dict[str, str] = {}
+        self._exchange = Exchange(scratch.exchange(claim.spec.id))
         self._current: CommandRun | None = None
         self.left_behind = 0  #: processes that outlived their command, ended with the attempt
         self._ended_by = ""  #: why we stopped it: "timeout", "cancelled" or "drained"
         self._ended = asyncio.Event()  #: set with it
+        self._told = False  #: whether a command was told that soft_timeout_s is over
         self.log_path = home.task_logs / f"{claim.spec.id}.{claim.attempt}.log"
 
     @property
@@ -82,31 +93,73 @@ class Attempt:
 
     async def run(self) -> Outcome:
         """Run to the end; never raises for what the commands do. Raises SystemProblem (disk, rights)."""
-        spec, began = self.claim.spec, time.monotonic()
-        cwd = self._enter(spec)
+        try:
+            prepared = await prepare(self.claim.spec, self._upstreams, self._ended)
+        except UsageError as exc:  # another attempt would meet the same upstreams
+            return Outcome(ok=False, error=str(exc), retry=False, reason="not fit to run")
+        except ConnectorError:  # Redis stays away, and we must stop
+            self._end("drained")
+            prepared = None
+        if prepared is None:
+            verdict = verdict_of(self._ended_so())
+            return Outcome(ok=False, error=verdict.error, reason=verdict.reason)
+        if prepared.skipped is not None:
+            what = {"skipped": True, "why": prepared.skipped}
+            return Outcome(ok=True, result=what, reason=f"skipped: {prepared.skipped}")
+        return await self._run(prepared)
+
+    async def _run(self, prepared: Prepared) -> Outcome:
+        spec, began = prepared.spec, time.monotonic()
+        cwd = self._enter(prepared)
+        self._env = task_env(replace(self.claim, spec=spec), self._home, self._scratch, self._base_env)
         output = OutputLog(self.log_path, self._limits.output_max_bytes, self._view.output)
-        timer = asyncio.get_running_loop().call_later(spec.timeout_s, self._end, "timeout")
+        timers = self._timers(spec)
         ends: list[tuple[Command, CommandEnd]] = []
         checks: list[Checked] = []
         try:
             await self._run_commands(spec, cwd, output, ends)
             if self._ran_through(spec, ends):
                 checks = await self._check(spec, cwd, output, [end.exit_code for _, end in ends])
+            handed = self._exchange.read()
         finally:
-            timer.cancel()
+            for timer in timers:
+                timer.cancel()
             output.close()
             self.left_behind = end_children()
+            self._exchange.close()
             self._scratch.leave(spec.id)
-        return self._outcome(ends, checks, output, time.monotonic() - began)
+        result = result_of([end for _, end in ends], checks, output, time.monotonic() - began)
+        result |= {"value": handed.value} if handed.given else {}
+        ended = replace(self._ended_so(), ends=ends, checks=checks, handed=handed)
+        return await self._outcome(verdict_of(ended), result, output)
 
-    def _enter(self, spec: TaskSpec) -> Path:
+    def _ended_so(self) -> Ended:
+        return Ended(spec=self.claim.spec, stopped=self._ended_by, told=self._told)
+
+    def _timers(self, spec: TaskSpec) -> list[asyncio.TimerHandle]:
+        later = asyncio.get_running_loop().call_later
+        timers = [later(spec.timeout_s, self._timeout)]
+        return timers if spec.soft_timeout_s is None else [later(spec.soft_timeout_s, self._tell), *timers]
+
+    def _tell(self) -> None:
+        """soft_timeout_s is over: what runs is told, once; it goes on as it likes until timeout_s."""
+        if self._current is not None and not self._ended_by:
+            self._told = True
+            self._current.tell()
+
+    def _timeout(self) -> None:
+        """timeout_s is over: what runs is asked to end and killed after the grace; at once if it was told."""
+        self._end("timeout")
+        if self._current is not None and self._told:
+            self._current.kill()
+
+    def _enter(self, prepared: Prepared) -> Path:
+        spec = prepared.spec
         working = self._scratch.enter(spec.id)
+        _make(self.log_path.parent)  # a person may have removed the logs
+        self._exchange.open(prepared.inputs)
         if spec.workflow is not None:
-            shared = self._home.workflows / spec.workflow
-            try:
-                shared.mkdir(mode=0o700, parents=True, exist_ok=True)
-            except OSError as exc:
-                raise system_problem(shared, exc) from exc
+            _make(self._home.workflows / spec.workflow)
         return working / spec.cwd if spec.cwd else working
 
     def _end(self, why: str) -> None:
@@ -147,39 +200,25 @@ class Attempt:
     def _ran_through(self, spec: TaskSpec, ends: list[tuple[Command, CommandEnd]]) -> bool:
         return not self._ended_by and len(ends) == len(spec.run)
 
-    def _outcome(
-        self, ends: list[tuple[Command, CommandEnd]], checks: list[Checked], output: OutputLog, took_s: float
-    ) -> Outcome:
-        error = self._error(ends, checks)
+    async def _outcome(self, verdict: Verdict, result: dict[str, Any], output: OutputLog) -> Outcome:
+        refused = await self._refusal(verdict, output) if verdict.failure is not None else ""
         return Outcome(
-            ok=error is None,
-            error=error,
-            retry=self._ended_by != "cancelled",
-            reason=self._reason(ends, checks),
-            result=result_of([end for _, end in ends], checks, output, took_s),
+            ok=verdict.error is None,
+            error=f"{verdict.error} ({refused})" if refused else verdict.error,
+            retry=self._ended_by != "cancelled" and not refused,
+            reason=verdict.reason,
+            result=result,
         )
 
-    def _reason(self, ends: list[tuple[Command, CommandEnd]], checks: list[Checked]) -> str:
-        if self._ended_by:
-            return CANCELLED_REASON if self._ended_by == "cancelled" else self._ended_by
-        if any(not check.ok for check in checks):
-            return "check failed"
-        return f"exit {ends[-1][1].exit_code}" if ends else "nothing ran"
-
-    def _error(self, ends: list[tuple[Command, CommandEnd]], checks: list[Checked]) -> str | None:
-        """Why it is not done, in one line; None when it is."""
-        spec = self.claim.spec
-        if self._ended_by == "timeout":
-            return f"not finished after {spec.timeout_s:g} s (timeout_s)"
-        if self._ended_by:
-            return f"stopped: {self._ended_by}"
-        missed = [check for check in checks if not check.ok]
-        if len(ends) < len(spec.run) or (missed and missed[0].what.startswith("exit code")):
-            command, end = ends[-1]
-            return f"command {len(ends)} of {len(spec.run)} {_how(end.exit_code)}: {words_of(command)[:200]}"
-        if missed:
-            return "; ".join(f"expected {check.what}: {check.evidence}" for check in missed)[:1000]
-        return None
+    async def _refusal(self, verdict: Verdict, output: OutputLog) -> str:
+        """Why the retry rules of the task allow no other attempt; empty when they do."""
+        spec, found = self.claim.spec, []
+        ended = asyncio.Event() if self._ended_by == "timeout" else self._ended  # else no search would begin
+        for pattern in patterns((*spec.retry_only_for, *spec.retry_not_for)):
+            if (await search(pattern, output.end(), ended)).text is not None:
+                found.append(pattern)
+        assert verdict.failure is not None
+        return refusal(verdict.failure, spec.retry_only_for, spec.retry_not_for, found)
 
 
 def task_env(claim: Claim, home: Home, scratch: Scratch, base_env: Mapping[str, str]) -> dict[str, str]:
@@ -202,12 +241,18 @@ def task_env(claim: Claim, home: Home, scratch: Scratch, base_env: Mapping[str, 
         MARK_TASK: spec.id,
         "AI_INFRA_TASK_NAME": spec.name,
         "AI_INFRA_ATTEMPT": str(claim.attempt),
+        "AI_INFRA_RESULT": str(Exchange(scratch.exchange(spec.id)).result),
     }
+    if spec.inputs:
+        env["AI_INFRA_INPUTS"] = str(Exchange(scratch.exchange(spec.id)).inputs)
     if spec.workflow is not None:
         env["AI_INFRA_WORKFLOW_ID"] = spec.workflow
         env["AI_INFRA_WORKFLOW_DIR"] = str(home.workflows / spec.workflow)
     return env
 
 
-def _how(exit_code: int) -> str:
-    return f"was killed by signal {-exit_code}" if exit_code < 0 else f"ended with exit code {exit_code}"
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as exc:
+        raise system_problem(folder, exc) from exc

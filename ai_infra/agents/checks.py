@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import re
 import stat
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -19,10 +18,10 @@ from typing import Any, Protocol
 from ai_infra.agents.commands import Command, words_of
 from ai_infra.agents.output import SEARCHED_BYTES
 from ai_infra.agents.patterns import search
+from ai_infra.tasks.jsonpath import same, value_at
 from ai_infra.tasks.task import Expect
 
 JSON_MAX_BYTES = 10_000_000
-_STEP = re.compile(r"\.?([^.\[\]]+)|\[(\d+)\]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,44 +133,9 @@ def _json(path: Path, where: str, wanted: Any) -> Verdict:
     if len(data) > JSON_MAX_BYTES:
         return False, f"larger than {JSON_MAX_BYTES} bytes"
     value = value_at(json.loads(data), where)
-    return _same(value, wanted), f"it is {json.dumps(value)[:200]}"
+    return same(value, wanted), f"it is {json.dumps(value)[:200]}"
 
 
 def _without_waiting(path: str, flags: int) -> int:
     """Opening a pipe would wait for somebody to write into it."""
     return os.open(path, flags | os.O_NONBLOCK)
-
-
-def _same(one: Any, other: Any) -> bool:
-    """Equal as JSON: 1 is 1.0, but true is not 1."""
-    match one, other:
-        case (bool(), _) | (_, bool()):
-            return one is other
-        case dict(), dict():
-            return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
-        case list(), list():
-            return len(one) == len(other) and all(map(_same, one, other))
-    return bool(one == other)
-
-
-def value_at(document: Any, where: str) -> Any:
-    """The value at `a.b[0].c`. Raises LookupError."""
-    position = 0
-    while position < len(where):
-        step = _STEP.match(where, position)
-        if step is None:
-            raise LookupError(f"{where!r} is no path like a.b[0].c")
-        name, index = step.groups()
-        try:
-            document = document[name] if index is None else _list(document)[int(index)]
-        except (TypeError, LookupError) as exc:
-            raise LookupError(f"nothing at {where[: step.end()]!r}") from exc
-        position = step.end()
-    return document
-
-
-def _list(value: Any) -> list[Any]:
-    """`value`, if it is a list; a text has letters, but no values."""
-    if isinstance(value, list):
-        return value
-    raise LookupError

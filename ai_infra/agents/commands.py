@@ -34,7 +34,7 @@ class CommandEnd:
 
 
 class CommandRun:
-    """One command. stop() and kill() may be called at any time; too early, they reach it as it begins."""
+    """One command. tell(), stop() and kill() may come at any time; too early, they reach it as it begins."""
 
     def __init__(
         self, command: Command, cwd: Path, env: Mapping[str, str], output: OutputLog, grace_s: float
@@ -48,7 +48,7 @@ class CommandRun:
         )
         self._process: asyncio.subprocess.Process | None = None
         self._begun = asyncio.Event()
-        self._killed = False
+        self._killed = self._told = False
         self._stopping: asyncio.Task[None] | None = None
 
     async def run(self) -> CommandEnd:
@@ -71,6 +71,8 @@ class CommandRun:
             self._begun.set()
             if self._killed:
                 self._signal(signal.SIGKILL)
+            elif self._told:
+                self._signal(signal.SIGTERM)
             return await self._read_until_end(process, reading)
         finally:
             self._signal(signal.SIGKILL)  # the group: what the command left in the background
@@ -90,6 +92,11 @@ class CommandRun:
             return NOT_STARTED if isinstance(exc, FileNotFoundError) else NOT_STARTED - 1
         finally:
             os.close(writing)
+
+    def tell(self) -> None:
+        """Say to the whole group that its time is over; what it makes of that is its own business."""
+        self._told = True
+        self._signal(signal.SIGTERM)
 
     def stop(self) -> None:
         """Ask the whole group to end, and kill it after the grace."""

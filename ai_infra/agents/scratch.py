@@ -50,6 +50,10 @@ class Scratch:
             raise system_problem(folder, exc) from exc
         return folder
 
+    def exchange(self, task: ids.TaskId) -> Path:
+        """Where an attempt finds its inputs and leaves its result; see exchange.py."""
+        return self.root / "exchange" / task
+
     def leave(self, task: ids.TaskId) -> None:
         """Remove a task's working folder if nothing was left in it."""
         with contextlib.suppress(OSError):

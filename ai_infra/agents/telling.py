@@ -30,10 +30,24 @@ class Telling:
     def __init__(self, process: Process, view: WorkerView) -> None:
         self._process, self._view = process, view
         self._counts: dict[str, int] = {}
+        self._paused = ""
 
     def idle(self) -> None:
         """There is nothing to do."""
-        self._view.idle(self._counts)
+        if not self._paused:
+            self._view.idle(self._counts)
+
+    def paused(self, reason: str, *, working: bool) -> None:
+        """The agent is paused, for this reason; "": it is not. Said when it changes."""
+        if reason == self._paused:
+            return
+        self._paused = reason
+        if reason:
+            self._process.log("paused", reason=reason)
+            return
+        self._process.log("resumed")
+        if not working:
+            self.idle()
 
     def started(self, claim: Claim) -> None:
         """A task was begun; heartbeats name it until ended()."""
@@ -59,5 +73,6 @@ class Telling:
             reason=reason,
             duration_s=round(took_s, 3),
         )
-        self._counts[state] = self._counts.get(state, 0) + 1
-        self._view.task_ended(spec, state, reason, took_s)
+        shown = "SKIPPED" if outcome.result.get("skipped") is True and state == "COMPLETED" else state
+        self._counts[shown] = self._counts.get(shown, 0) + 1
+        self._view.task_ended(spec, shown, reason, took_s)

@@ -18,14 +18,16 @@ from typing import Any, TypeVar
 
 from ai_infra.agents.attempt import Attempt
 from ai_infra.agents.persist import persist
+from ai_infra.agents.preparing import look_at
 from ai_infra.agents.scratch import Scratch
 from ai_infra.agents.telling import Telling, WorkerView
 from ai_infra.core import ids
 from ai_infra.core.errors import AiInfraError, Conflict, NotFound, SystemProblem, UsageError
-from ai_infra.core.orphans import adopt_orphans, end_orphans
+from ai_infra.core.orphans import adopt_orphans, end_orphans, find_orphans
 from ai_infra.core.process import Process
 from ai_infra.core.settings import Settings
 from ai_infra.tasks.engine import Engine
+from ai_infra.tasks.retry import Failure, refusal
 from ai_infra.tasks.task import Claim, Outcome, State
 
 NOTICE_WAIT_S = 3600.0  #: the longest sleep in Redis; it ends early with every notice
@@ -58,8 +60,14 @@ class Worker:
         adopt_orphans()
         ended = await asyncio.to_thread(end_orphans, self._settings.home, self._agent)
         released = await self._persist(lambda: self._engine.retire_older(self._agent, self._me))
+        if left := await asyncio.to_thread(find_orphans, self._settings.home, self._agent) if ended else []:
+            self._process.log("commands_left", level="error", pids=left)
         if ended or released:
             self._process.log("recovered", commands_ended=ended, tasks_released=list(released or ()))
+        rate = self._settings.agents[self._agent].rate_per_minute
+        await self._persist(lambda: self._engine.limit_agent(self._agent, rate))
+        if rate:
+            self._process.log("rate_limited", rate_per_minute=rate)
 
     async def serve(self) -> None:
         """Work until asked to stop; on return nothing runs and no task is held.
@@ -84,10 +92,14 @@ class Worker:
         if self._broken is not None:
             raise self._broken
 
-    def cancel(self, task: ids.TaskId) -> None:
+    def note_pause(self, reason: str) -> None:
+        """Hear, with every heartbeat, why the agent is paused; "" when it is not."""
+        self._telling.paused(reason, working=self._attempt is not None)
+
+    def cancel(self, task: ids.TaskId, reason: str = "") -> None:
         """Stop a running task, if it is the one."""
         if self._attempt is not None and self._attempt.claim.spec.id == task:
-            self._process.log("cancel_reached", task=task)
+            self._process.log("cancel_reached", task=task, reason=reason or "cancelled")
             self._attempt.cancel()
 
     def _let_go(self, task: ids.TaskId, agent: str) -> None:
@@ -107,7 +119,7 @@ class Worker:
             self._process.log("side_task_failed", level="error", reason=repr(exc))
             if self._process.stop.is_set() and self._attempt is not None:
                 self._attempt.kill()  # nobody may be left who would end it
-            self._process.stop.set()
+            self._process.begin_stop()
 
     # -- getting work ---------------------------------------------------------------------------------------
 
@@ -137,7 +149,7 @@ class Worker:
             if notice.kind == "task" and notice.claim is not None:
                 self._handed.put_nowait(notice.claim)
             elif notice.kind == "cancel" and notice.task is not None:
-                self.cancel(notice.task)
+                self.cancel(notice.task, notice.reason)
             elif notice.kind == "handoff" and notice.task is not None:
                 self._let_go(notice.task, notice.reason)
 
@@ -174,12 +186,16 @@ class Worker:
             limits=self._settings.tasks,
             view=self._view,
             base_env=self._env,
+            upstreams=lambda tasks: self._persist(lambda: look_at(self._engine, tasks)),
         )
         try:
             self._telling.started(claim)
             outcome = await attempt.run()
         except SystemProblem as exc:  # no disk, no rights: this machine's fault, another attempt may do
-            outcome = Outcome(ok=False, error=str(exc), reason="machine")
+            spec, machine = claim.spec, Failure(kind="machine")
+            refused = refusal(machine, spec.retry_only_for, spec.retry_not_for)
+            error = f"{exc} ({refused})" if refused else str(exc)
+            outcome = Outcome(ok=False, error=error, retry=not refused, reason="machine")
         except Exception as exc:  # noqa: BLE001 the rim: the next task must not suffer for this one
             outcome = self._bug(claim, exc)
         finally:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -17,10 +17,11 @@ from ai_infra.core.shipped import shipped
 
 if TYPE_CHECKING:
     from ai_infra.supervisor.boot import Session
-    from ai_infra.supervisor.snapshot import AgentLoad, Snapshot
+    from ai_infra.supervisor.snapshot import AgentLoad, PausedWorkflow, Snapshot
     from ai_infra.supervisor.spec import SessionSpec
     from ai_infra.supervisor.tmux import Tmux
     from ai_infra.tasks.engine import Engine
+    from ai_infra.tasks.task import WorkflowView
     from ai_infra.tasks.views import AgentCounts, BeatView
 
 
@@ -60,7 +61,7 @@ async def engine_now(settings: Settings, wait_s: float = 2.0) -> AsyncIterator[E
         connection = await Connection.open(
             settings.redis_url, prefix=settings.redis.prefix, wait_s=wait_s, owner=owner_of(settings)
         )
-        engine = Engine(connection)
+        engine = Engine(connection, settings.tasks.aging_s)
         try:
             yield engine
         finally:
@@ -140,10 +141,12 @@ async def take(
     sight = await (tmux or await find_tmux(settings)).look()
     beats: Mapping[str, BeatView] = {}
     loads: Mapping[str, AgentLoad] = {}
+    paused: tuple[PausedWorkflow, ...] = ()
     if engine is not None:
         try:
             beats = await engine.beats()
             loads = {str(name): _load(counts) for name, counts in (await engine.counts()).items()}
+            paused = _open_paused(await engine.paused_workflows())
         except ConnectorError as exc:
             engine, problems = None, (*problems, str(exc))
     return take_snapshot(
@@ -156,6 +159,18 @@ async def take(
         redis_ok=engine is not None,
         durable=engine is not None and engine.connection.durability == "always",
         problems=problems,
+        paused_workflows=paused,
+    )
+
+
+def _open_paused(flows: Sequence[WorkflowView]) -> tuple[PausedWorkflow, ...]:
+    from ai_infra.supervisor.snapshot import PausedWorkflow
+    from ai_infra.tasks.task import TERMINAL
+
+    return tuple(
+        PausedWorkflow(id=flow.header.id, name=flow.header.name, reason=flow.paused)
+        for flow in flows
+        if flow.state not in TERMINAL
     )
 
 
@@ -173,4 +188,6 @@ def _load(counts: AgentCounts) -> AgentLoad:
         failed_last_hour=counts.hour_failed,
         wait_s=counts.hour_mean_wait_s or 0.0,
         duration_s=counts.hour_mean_duration_s or 0.0,
+        paused=counts.paused,
+        rate_per_minute=counts.rate_per_minute,
     )

@@ -9,6 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
+import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -17,7 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ai_infra.app.command import owner_of, program, settings_from_env, take
 from ai_infra.core import ids
-from ai_infra.core.errors import ConnectorError, ConnectorUnavailable, Exit, NotFound
+from ai_infra.core.errors import ConfigError, ConnectorError, ConnectorUnavailable, Exit, NotFound
 from ai_infra.core.events import EventLog
 from ai_infra.core.orphans import end_orphans
 from ai_infra.core.process import Process, living_pid
@@ -34,6 +37,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 RECONNECT_S = 1.0
+SETTINGS_EVERY_S = 1.0  #: files of settings that are wrong are read again so often
 STATUS_EVERY_S = 5.0
 GOODBYE_S = 1.0  #: for the last word to Redis
 EXTRA_LOCK_WAIT_S = 5.0  #: a life that ends takes its drain, and a little more
@@ -41,11 +45,25 @@ EXTRA_LOCK_WAIT_S = 5.0  #: a life that ends takes its drain, and a little more
 
 def run_window(name: str) -> Exit:
     """Live as the window `name` until asked to stop; the exit code of the process."""
+    said = ""
+    while True:
+        try:
+            return _window(name).run()
+        except ConfigError as exc:  # a person has the file open, maybe: that is no death to be counted
+            if str(exc) != said:
+                said = str(exc)
+                print(f"{said}\nwaiting until it is put right", file=sys.stderr, flush=True)
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends this, and says nothing
+            time.sleep(SETTINGS_EVERY_S)
+
+
+def _window(name: str) -> Window:
+    """Raises ConfigError, NotFound, SystemProblem."""
     settings = settings_from_env()
     if name not in settings.agents and name not in SIDECARS:
         raise NotFound(f"no agent or sidecar {name!r}; there are {', '.join([*settings.agents, *SIDECARS])}")
     settings.home.ensure()
-    return Window(name, settings).run()
+    return Window(name, settings)
 
 
 class Window:
@@ -102,6 +120,7 @@ class Window:
 
         async def beat() -> None:
             said = await self._beat(engine, self._process.worker)
+            worker.note_pause(said.paused)
             for task in (*said.cancelled, *said.lost):
                 worker.cancel(task)
 
@@ -114,6 +133,7 @@ class Window:
             self._connected() as engine,
             self._side(engine.run_timers(), "timers"),
             self._side(self._keep_status(engine), "status"),
+            self._side(self._keep_archive(engine), "archive"),
         ):
             await self._work(engine)
 
@@ -134,10 +154,16 @@ class Window:
 
     async def _logs(self) -> None:
         from ai_infra.dashboard.logs import follow
+        from ai_infra.dashboard.outlet import Outlet
 
         async with self._connected() as engine, self._beating(engine):
             self._process.ready()
-            await follow(self._settings.home.logs, self._process.stop)
+            outlet = Outlet()
+            while not self._process.stop.is_set():
+                try:
+                    await follow(self._settings.home.logs, self._process.stop, emit=outlet.write)
+                except NotFound:  # a person removed the folder
+                    self._settings.home.ensure()
 
     async def _redis(self) -> None:
         from ai_infra.connectors.embedded_redis import EmbeddedRedis
@@ -195,7 +221,7 @@ class Window:
             try:
                 await work
             except Exception:
-                self._process.stop.set()
+                self._process.begin_stop()
                 raise
 
         task = asyncio.create_task(run(), name=name)
@@ -239,7 +265,7 @@ class Window:
                 connection = await Connection.open(
                     self._settings.redis_url, prefix=redis.prefix, wait_s=10, owner=owner_of(self._settings)
                 )
-                return Engine(connection)
+                return Engine(connection, self._settings.tasks.aging_s)
             except ConnectorUnavailable as exc:
                 self._log("redis_away", level="warning", reason=str(exc))
                 await asyncio.sleep(RECONNECT_S)
@@ -272,6 +298,7 @@ class Window:
 
     async def _beat(self, engine: Engine, worker: ids.WorkerId | None) -> Any:
         settings = self._settings
+        self._process.keep_lock()
         said = await engine.beat(
             self._process.name,
             worker,
@@ -318,6 +345,12 @@ class Window:
             except Exception as exc:  # noqa: BLE001 the rim: a status line is not worth a process
                 self._log("status_line_failed", level="debug", reason=str(exc) or repr(exc))
             await asyncio.sleep(STATUS_EVERY_S)
+
+    async def _keep_archive(self, engine: Engine) -> None:
+        """Old finished tasks go into files, and what they left on disk goes."""
+        from ai_infra.app.keeping import Keeper
+
+        await Keeper(self._settings, engine, self._log).run()
 
     async def _others_gone(self) -> None:
         from ai_infra.supervisor.boot import living_names

@@ -38,11 +38,6 @@ class Outcome:
     output_bytes: int
     took_s: float
 
-    @property
-    def timed_out(self) -> bool:
-        """It reached its limit."""
-        return self.code is None
-
 
 def run_bounded(
     command: Sequence[str], cwd: Path, env: Mapping[str, str], limit_s: float, *, run: str

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from ai_infra.app.command import engine_now, settings_from_env
+from ai_infra.app.lookup import find_id
 from ai_infra.app.post import Desk, all_judged, desk, everyone, receiver
 from ai_infra.cli.output import examples, in_colour, json_option, plain, print_json, run_async, show, width
 from ai_infra.core import ids
@@ -161,8 +162,6 @@ def handoff(task: str, agent: str, timeout_s: float, as_json: bool) -> None:
     A task that runs is stopped at its worker first: asked, then killed after the grace. That run counts
     against no limit, and AGENT begins it anew.
     """
-    from ai_infra.cli.task import find_task
-
     settings = settings_from_env()
     to = ids.AgentName(receiver(settings, agent))
 
@@ -170,7 +169,7 @@ def handoff(task: str, agent: str, timeout_s: float, as_json: bool) -> None:
         from ai_infra.tasks.handoff import hand_over
 
         async with engine_now(settings) as engine:
-            return await hand_over(engine, await find_task(engine, task), to, timeout_s)
+            return await hand_over(engine, await find_id(settings, engine, task), to, timeout_s)
 
     view = run_async(act())
     if as_json:

@@ -6,13 +6,19 @@ import dataclasses
 import json
 import os
 import shutil
+import stat
 import sys
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from datetime import datetime
 from enum import Enum
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+from ai_infra.core.errors import Exit
+
+if TYPE_CHECKING:
+    from ai_infra.tasks.task import TaskView
 
 T = TypeVar("T")
 
@@ -24,6 +30,72 @@ def run_async(work: Coroutine[Any, Any, T]) -> T:
     import asyncio
 
     return asyncio.run(work)
+
+
+async def while_somebody_reads(work: Coroutine[Any, Any, T]) -> T:
+    """Do what prints now and then.
+
+    BrokenPipeError as soon as the reader of a pipe has gone, not at the next line.
+    """
+    import asyncio
+
+    working = asyncio.ensure_future(work)
+    gone = asyncio.Event()
+
+    def leave() -> None:
+        gone.set()
+        working.cancel()
+
+    loop = asyncio.get_running_loop()
+    fd = _pipe_of(sys.stdout)
+    if fd is not None:
+        loop.add_reader(
+            fd, leave
+        )  # the writing end of a pipe has nothing to read: it wakes for an error only
+    try:
+        return await working
+    except asyncio.CancelledError:
+        if gone.is_set():
+            raise BrokenPipeError from None
+        raise
+    finally:
+        if fd is not None:
+            loop.remove_reader(fd)
+
+
+def _pipe_of(stream: Any) -> int | None:
+    try:
+        fd: int = stream.fileno()
+        return fd if stat.S_ISFIFO(os.fstat(fd).st_mode) else None
+    except (OSError, ValueError):
+        return None
+
+
+def by_a_person(reason: str) -> str:
+    """A reason, with who gave it and when: whoever meets it later knows whom to ask."""
+    import getpass
+
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a uid without a name
+        user = f"uid {os.getuid()}"
+    said = f"{user}, {datetime.now().astimezone():%d %b %H:%M}"
+    return f"{reason} ({said})" if reason else f"by {said}"
+
+
+def exit_of(views: Sequence[TaskView]) -> Exit:
+    """0 if every task is COMPLETED."""
+    return Exit.OK if all(view.state == "COMPLETED" for view in views) else Exit.FAILED
+
+
+def show_task(view: TaskView, as_json: bool) -> None:
+    """Print one task in detail."""
+    if as_json:
+        print_json(view)
+        return
+    from ai_infra.dashboard.tables import task_detail
+
+    show(task_detail(view, width()))
 
 
 def print_json(value: object) -> None:

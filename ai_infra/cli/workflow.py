@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 import click
 
 from ai_infra.app.command import agents_with_window, engine_now, settings_from_env
+from ai_infra.app.lookup import find_workflow
 from ai_infra.cli.output import examples, json_option, print_json, run_async, show, width
+from ai_infra.cli.workflow_hold import cancel, pause, resume
 from ai_infra.core import ids
 from ai_infra.core.durable import system_problem
 from ai_infra.core.errors import Exit, NotFound, UsageError
@@ -23,7 +25,11 @@ if TYPE_CHECKING:
 @examples("ai-infra workflow list", "ai-infra workflow run six-tasks")
 @click.group()
 def workflow() -> None:
-    """Run a file of tasks that depend on each other."""
+    """Run a file of tasks that depend on each other; show, pause, cancel what was run."""
+
+
+for command in (cancel, pause, resume):
+    workflow.add_command(command)
 
 
 @examples(
@@ -122,25 +128,23 @@ def list_(limit: int, as_json: bool) -> None:
 @click.option("-f", "--follow", "go_on", is_flag=True, help="Go on showing it until it ends.")
 @json_option
 def show_(id: str, go_on: bool, as_json: bool) -> int:
-    """Show one workflow as a tree. ID may be cut short."""
+    """Show one workflow as a tree. ID may be cut short, and archived."""
     settings = settings_from_env()
 
-    async def act() -> WorkflowView:
+    live = go_on and not as_json
+
+    async def act() -> WorkflowView | None:
         async with engine_now(settings) as engine:
-            known = [flow.header.id for flow in await engine.list_workflows(1000)]
-            found = [name for name in known if name.startswith(id)]
-            if id in known:
-                found = [ids.WorkflowId(id)]
-            if not found:
-                raise NotFound(f"no workflow {id!r}; `ai-infra workflow list` shows them")
-            if len(found) > 1:
-                raise UsageError(f"{id!r} may mean {', '.join(found[:5])}; give more of the id")
-            return await (follow(engine, found[0]) if go_on and not as_json else engine.workflow(found[0]))
+            view = await find_workflow(settings, engine, id)
+            if not live or any(task.archive for task in view.tasks):
+                return view
+            await follow(engine, view.header.id)
+            return None
 
     view = run_async(act())
     if as_json:
         print_json(view)
-    elif not go_on:
+    elif view is not None:
         from ai_infra.dashboard.tables import workflow_tree
 
         show(workflow_tree(view, width()))

@@ -20,18 +20,20 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from ai_infra.connectors.wire import Address, Reply, Wire, connect
-from ai_infra.core.durable import FileLock, system_problem, write_text
+from ai_infra.core.durable import FileLock, read_json, system_problem, write_text
 from ai_infra.core.errors import Conflict, ConnectorUnavailable, Failed, SystemProblem
 from ai_infra.core.events import Level
 from ai_infra.core.home import Home
 
 OLDEST = 7
+VERSION_WAIT_S = 10.0
 PING_EVERY_S = 5.0
 PING_WAIT_S = 5.0
 HUNG_AFTER_S = 15.0
 POLL_S = 0.01
 ROOM_EVERY_S = 1.0
-DATA_WAIT_S = 20.0  #: a server that was asked to end may write for a while
+DATA_WAIT_S = 10.0  #: a server that was asked to end may write for a while
+KILL_WAIT_S = 5.0  #: the kernel may take so long to end a killed process
 LAST_WORDS_S = 1.0
 _PR_SET_PDEATHSIG = 1
 
@@ -90,7 +92,7 @@ class EmbeddedRedis:
         return self._process.pid
 
     async def watch(self, ping: Ping | None = None) -> None:
-        """Return never: raises Failed when the server ended, or was killed because it hung.
+        """Return never: raises Failed when the server ended, lost its socket, or was killed because it hung.
 
         It hangs when `ping` (by default one on a connection of its own) had no answer for HUNG_AFTER_S.
         """
@@ -102,6 +104,8 @@ class EmbeddedRedis:
                 done, _ = await asyncio.wait([ended], timeout=PING_EVERY_S)
                 if done:
                     raise Failed(f"redis-server ended ({_how(ended.result())}): {self._last_words}")
+                if not self._home.redis_socket.exists():  # nobody can come to us any more
+                    raise Failed(f"{self._home.redis_socket} was removed")
                 if await _in_time((ping or self._is_alive)()):
                     answered_s = time.monotonic()
                 elif time.monotonic() - answered_s >= HUNG_AFTER_S:
@@ -139,16 +143,37 @@ class EmbeddedRedis:
         """Own the data folder, waiting for a server that ends.
 
         The server inherits the lock: one that outlived its parent (the kernel told it to end) still has it,
-        so two servers never append to one file.
+        so two servers never append to one file. One that does not end by itself (it hangs, or was stopped)
+        is killed; it has nothing in memory that it has acknowledged and that is not on disk.
         """
-        deadline = time.monotonic() + DATA_WAIT_S
-        while not self._data.try_acquire():
-            if time.monotonic() > deadline:
+        if not await self._data_free(DATA_WAIT_S):
+            self._kill_orphans()
+            if not await self._data_free(KILL_WAIT_S):
                 raise Conflict(
                     f"{self._home.redis}: another redis-server still uses this folder; "
                     f"`fuser {self._data.path}` names it"
                 )
+        self._data.write({"window": os.getpid()})
+
+    async def _data_free(self, wait_s: float) -> bool:
+        """Whether the data became ours within this time."""
+        deadline = time.monotonic() + wait_s
+        while not self._data.try_acquire():
+            if time.monotonic() > deadline:
+                return False
             await asyncio.sleep(POLL_S)
+        return True
+
+    def _kill_orphans(self) -> None:
+        """Kill who has the lock, unless the window's process that took it lives: that has it open, too."""
+        window = (read_json(self._data.path) or {}).get("window")
+        holders = _pids_with(self._data.path)
+        if window in holders:
+            return
+        for pid in holders:
+            self._say(f"the server of the life before (pid {pid}) does not end and is killed", "warning")
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
     async def _wait_for_room(self) -> None:
         """With fsync always the server ends when it cannot write; it is not started until it can."""
@@ -169,6 +194,16 @@ class EmbeddedRedis:
                 self._say(words, level)
 
 
+def _pids_with(path: Path) -> list[int]:
+    """Who has this file open, among the processes that we may look at."""
+    found, place = [], os.path.realpath(path)
+    for folder in Path("/proc").glob("[0-9]*/fd"):
+        with contextlib.suppress(OSError):
+            if any(os.readlink(link) == place for link in folder.iterdir()):
+                found.append(int(folder.parent.name))
+    return found
+
+
 def find_server() -> str:
     """The path of a redis-server of version OLDEST or later. Raises SystemProblem."""
     program = shutil.which("redis-server")
@@ -187,10 +222,12 @@ def server_version(program: str) -> int:
     """The major version that a redis-server says of itself."""
     try:
         told = subprocess.run(
-            [program, "--version"], capture_output=True, text=True, timeout=10, check=False
+            [program, "--version"], capture_output=True, text=True, timeout=VERSION_WAIT_S, check=False
         ).stdout
     except OSError as exc:
         raise system_problem(Path(program), exc) from exc
+    except subprocess.TimeoutExpired as exc:
+        raise SystemProblem(f"`{program} --version` gave no answer within {VERSION_WAIT_S:g} s") from exc
     found = re.search(r"v=(\d+)", told)
     if found is None:
         raise SystemProblem(f"{program} --version does not say a version: {told.strip()[:100]!r}")

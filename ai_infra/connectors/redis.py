@@ -16,10 +16,12 @@ which a Redis cluster would refuse. Only server time is used, in ms.
                               spec then, the fence of that run,
                               k it has dependants, sc score in the queue, md longest retry delay ms,
                               x it has some of: nb not before, dd deadline, dx it has passed,
-                              ky unique key, lk locks, lw what keeps it back
+                              ky unique key, lk locks, lw what keeps it back,
+                              au upstream that did not succeed and is archived,
+                              im held by an import: the state it had
     p:TASK            string  the spec, as JSON                                              with the task
     r:TASK            string  the last result, as JSON                                       with the task
-    kids:TASK         list    tasks that need it                                             when it completes
+    kids:TASK         list    tasks that need it                                             with the task
     all               zset    every task by sequence
     ready:AGENT       zset    what can run, by `sc`: (10 - priority) * step + sequence: priority, then age
     aside:AGENT       zset    READY tasks that a lock or a paused workflow keeps back, by the same
@@ -27,6 +29,7 @@ which a Redis cluster would refuse. Only server time is used, in ms.
     wanted:LOCK       set     agents that have such tasks
     lock:LOCK         string  the task that holds it                                         while it runs
     gate:AGENT        hash    pz why it is paused, iv least ms between tasks, tat when the next may begin
+    paused            set     workflows that are paused
     reopen            zset    agents by the instant their gate opens
     key:KEY           string  the open task that was submitted with this unique key          with its end
     deadlines         zset    open tasks by the instant they must have ended
@@ -45,6 +48,7 @@ which a Redis cluster would refuse. Only server time is used, in ms.
     m:AGENT:MINUTE    hash    done failed retried wait_ms run_ms                             after an hour
     minutes:AGENT     zset    the minutes that have such a hash                              after an hour
     wf:FLOW wt:FLOW   hash, list   header and ts; its tasks in order of submission
+    wa:FLOW           string  how many of them are archived already; they are counted still  with the last
     wfs               zset    workflows by the instant they were submitted
     subs sub:SUB      zset, list   submits under way, by deadline; their tasks
     commits           set     submits that are being released
@@ -55,8 +59,7 @@ which a Redis cluster would refuse. Only server time is used, in ms.
     beats beat        zset, hash   process name: instant and payload of its last heartbeat
     spared            string  the newest beat when the ticker last let ended leases go on
     votes:NAME        hash    who finds that process silent, and since when                  with staleness
-    events            stream  every move of a task, trimmed; one field, see `event`
-    turn:NAME         string  who may do a thing just now                                    after its time
+    events            stream  what each call moved, trimmed; a field a move, see `event`
     owner             string  the installation whose tasks these are                         2 min after it
     mail:AGENT        stream  its inbox: ids of messages that it has not handled to the end
     mail:load         hash    AGENT: bytes of those
@@ -113,6 +116,8 @@ _LIBRARY_FILES = (
     "cancel",
     "look",
     "messages",
+    "archive",
+    "import",
     "upgrade",
     "functions",
 )  # each uses what stands before it

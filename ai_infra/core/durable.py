@@ -11,16 +11,20 @@ import fcntl
 import json
 import os
 import secrets
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ai_infra.core.errors import SystemProblem
 
+LEFT_S = 600.0  #: nobody takes so long to write a file
+_TOKEN_BYTES = 4
+
 
 def write_bytes(path: Path, data: bytes, *, mode: int = 0o600) -> None:
     """Replace `path` by `data`; on disk when this returns. Raises SystemProblem (full, read-only)."""
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(_TOKEN_BYTES)}")
     try:
         fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
         try:
@@ -33,9 +37,21 @@ def write_bytes(path: Path, data: bytes, *, mode: int = 0o600) -> None:
             with contextlib.suppress(OSError):
                 os.unlink(beside)
             raise
+        _sweep(path)
         fsync_dir(path.parent)
     except OSError as exc:
         raise system_problem(path, exc) from exc
+
+
+def _sweep(path: Path) -> None:
+    """Remove what writers of `path` left beside it when they were killed; who still writes is younger."""
+    begin, length = f".{path.name}.", len(path.name) + 2 + 2 * _TOKEN_BYTES
+    with os.scandir(path.parent) as entries:
+        for entry in entries:
+            if entry.name.startswith(begin) and len(entry.name) == length:
+                with contextlib.suppress(FileNotFoundError):
+                    if time.time() - entry.stat().st_mtime > LEFT_S:
+                        os.unlink(entry.path)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -108,6 +124,13 @@ class FileLock:
         assert self._fd is not None, "not held"
         os.ftruncate(self._fd, 0)
         os.pwrite(self._fd, json.dumps(value).encode(), 0)
+
+    def is_in_place(self) -> bool:
+        """Whether the file is still the one that others look at; a person may have removed it."""
+        try:
+            return os.path.samestat(os.fstat(self.fileno()), os.stat(self.path))
+        except OSError:
+            return False
 
     def fileno(self) -> int:
         """The descriptor that holds the lock; a child that inherits it holds the lock, too."""

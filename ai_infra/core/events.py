@@ -7,6 +7,7 @@ is counted, and said once there is room again.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -63,7 +64,7 @@ class EventLog:
 
     def _append(self, entry: dict[str, Any]) -> None:
         if self._fd is None:
-            self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            self._fd = self._open()
         line = _line(entry)
         if self._torn:
             line = b"\n" + line  # what a full disk cut short must not run into this one
@@ -77,6 +78,15 @@ class EventLog:
         elif file.st_size > self._max_bytes:
             os.replace(self._path, self._path.with_suffix(".1.jsonl"))
             self.close()
+
+    def _open(self) -> int:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        try:
+            return os.open(self._path, flags, 0o600)
+        except FileNotFoundError:
+            with contextlib.suppress(FileExistsError):  # another process was quicker
+                os.mkdir(self._path.parent, 0o700)  # a person removed it; a home that is gone stays gone
+            return os.open(self._path, flags, 0o600)
 
 
 def _line(entry: dict[str, Any]) -> bytes:

@@ -59,6 +59,11 @@ class Home:
         return self.root / "logs" / "tasks"
 
     @property
+    def archive(self) -> Path:
+        """Finished tasks that Redis has forgotten."""
+        return self.root / "archive"
+
+    @property
     def redis(self) -> Path:
         """The data folder of the embedded server."""
         return self.root / "redis"

@@ -19,7 +19,7 @@ from ai_infra.core.home import Home
 
 MARK_HOME, MARK_AGENT, MARK_TASK = "AI_INFRA_HOME", "AI_INFRA_AGENT", "AI_INFRA_TASK_ID"
 _PR_SET_CHILD_SUBREAPER = 36
-_ROUNDS = 50  #: a fork bomb may race us; after this many rounds we give up and say so
+_ROUNDS = 50  #: a fork bomb may race us, and the kernel may be stuck: after this many rounds we give up
 _RETRY_S = 0.02
 _REAP_S = 0.001
 
@@ -86,7 +86,10 @@ def find_orphans(home: Home, agent: str | None = None) -> list[int]:
 
 
 def end_orphans(home: Home, agent: str | None = None) -> int:
-    """Kill them until none is left; returns how many there were. Twice is safe."""
+    """Kill them until none is left; returns how many there were. Twice is safe.
+
+    Some may be left (stuck in the kernel, another user's): who must know asks find_orphans() again.
+    """
     ended: set[int] = set()
     for _ in range(_ROUNDS):
         found = find_orphans(home, agent)

@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 import signal
 import sys
@@ -50,7 +49,7 @@ class Process:
         self.name, self.home, self.log = name, home, log
         self.worker = ids.new_worker_id(ids.AgentName(name))
         self.state = ProcessState.STARTING
-        self.stop = asyncio.Event()  #: set by the first signal: finish what you do, take nothing new
+        self.stop = asyncio.Event()  #: set by the first signal (begin_stop): finish what you do
         self.insist = asyncio.Event()  #: set by the second: stop now
         self.changed = (
             asyncio.Event()
@@ -62,10 +61,18 @@ class Process:
         self._lock = durable.FileLock(lock_path(home, name))
 
     def ready(self) -> None:
-        """Say that this process can serve; the next heartbeat carries it."""
+        """Say that this process can serve, unless it is stopping; the next heartbeat carries it."""
+        if self.stop.is_set():
+            return
         self.state = ProcessState.RUNNING
         self.changed.set()
         self.log("ready", after_s=round(time.time() - self._started_s, 3))
+
+    def begin_stop(self) -> None:
+        """Finish what runs and take nothing new; the next heartbeat says so. Twice is safe."""
+        self.state = ProcessState.STOPPING
+        self.stop.set()
+        self.changed.set()
 
     def payload(self) -> dict[str, Any]:
         """What a heartbeat says: pid, worker, state, memory, CPU since the last call, activity."""
@@ -92,7 +99,7 @@ class Process:
             raise Conflict(
                 f"{self.name}: already running as pid {holder}; `ai-infra restart {self.name}` replaces it"
             )
-        self._lock.write({"pid": os.getpid(), "worker": self.worker, "started_at": self._started_s})
+        self._say_who()
         self.log("started", pid=os.getpid(), worker=self.worker)
         code, reason = Exit.OK, "finished"
         try:
@@ -102,6 +109,27 @@ class Process:
             code, reason = self._explain(exc)
         self._record_end(code, reason)
         return code
+
+    def keep_lock(self) -> None:
+        """Take the lock again if its file was removed, for others know by it that we live; called often."""
+        if self._lock.is_in_place():
+            return
+        again = durable.FileLock(self._lock.path)
+        try:
+            taken = again.try_acquire()
+        except AiInfraError:
+            return  # the home is gone, or the disk full: we live on, unseen
+        if not taken:
+            self.log("lock_lost", level="error")
+            self.begin_stop()
+            return
+        self._lock.release()
+        self._lock = again
+        self._say_who()
+        self.log("lock_made_again", level="warning")
+
+    def _say_who(self) -> None:
+        self._lock.write({"pid": os.getpid(), "worker": self.worker, "started_at": self._started_s})
 
     async def _with_signals(self, main: Callable[[], Awaitable[None]]) -> None:
         loop = asyncio.get_running_loop()
@@ -118,10 +146,8 @@ class Process:
             self.insist.set()
             return
         self.asked_by = signal.Signals(number).name
-        self.state = ProcessState.STOPPING
         self.log("stop_asked", signal=self.asked_by)
-        self.stop.set()
-        self.changed.set()
+        self.begin_stop()
 
     def _explain(self, exc: BaseException) -> tuple[Exit, str]:
         """Exit code and one line for what ended main(); the trace of a bug goes to the log file."""
@@ -130,8 +156,6 @@ class Process:
         if isinstance(exc, AiInfraError):
             self.log("stopped_by_error", level="error", reason=str(exc))
             return exc.exit_code, str(exc)
-        if isinstance(exc, OSError) and exc.errno == errno.EIO:
-            return Exit.OK, "its terminal is gone"
         trace = "".join(traceback.format_exception(exc))
         self.log("crashed", level="error", reason=repr(exc), trace=trace)
         return Exit.FAILED, f"bug: {exc!r} (trace in logs/{self.name}.jsonl)"

@@ -23,6 +23,7 @@ from ai_infra.core.yamlfile import Located, load_yaml
 
 FILE = "ai-infra.yaml"
 OVERRIDES = "overrides.json"
+MAX_RATE = 60_000.0  #: tasks a minute; the gate of an agent knows milliseconds
 RESERVED = ("monitor", "logs", "redis", "up", "heal")  #: sidecars, and locks in run/ that are no process's
 
 
@@ -64,12 +65,16 @@ class SupervisorSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class TaskSettings:
-    """Leases and the bounds of one attempt."""
+    """Leases, the bounds of one attempt, and how long what has ended is kept."""
 
     lease_s: float = _above(1)
     grace_s: float = _above(0)
     output_max_bytes: int = _above(1024)
     temp_max_age_s: float = _above(0)
+    keep_finished: int = _above(0)
+    keep_finished_days: float = _above(0)
+    keep_logs_days: float = _above(0)
+    aging_s: float = _above(0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +91,7 @@ class AgentSettings:
     name: ids.AgentName
     description: str = ""
     folders: tuple[str, ...] = ()
+    rate_per_minute: float = 0.0  #: it begins at most so many tasks a minute, evenly spaced; 0: no limit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,8 +182,10 @@ def load_agents(home: Home, own_files: bool = True) -> dict[str, AgentSettings]:
             if name in RESERVED:
                 raise located.error(f"{name!r} is taken; call the agent otherwise", "agents", name)
             if not isinstance(table, dict):
-                raise located.error("must be a table of description and folders", "agents", name)
-            located.check_keys(["description", "folders"], "agents", name)
+                raise located.error(
+                    "must be a table of description, folders and rate_per_minute", "agents", name
+                )
+            located.check_keys(["description", "folders", "rate_per_minute"], "agents", name)
             folders = table.get("folders", [])
             if not isinstance(folders, list) or not all(
                 isinstance(f, str) and ids.is_name(f) for f in folders
@@ -185,15 +193,24 @@ def load_agents(home: Home, own_files: bool = True) -> dict[str, AgentSettings]:
                 raise located.error("must be a list of plain folder names", "agents", name, "folders")
             if not isinstance(table.get("description", ""), str):
                 raise located.error("must be text", "agents", name, "description")
+            if not _is_rate(rate := table.get("rate_per_minute", 0)):
+                words = f"must be 0 (no limit) or a number from 0.001 to {MAX_RATE:g}, not {rate!r:.40}"
+                raise located.error(words, "agents", name, "rate_per_minute")
             merged.setdefault(name, {}).update(table)
     return {
         name: AgentSettings(
             name=ids.AgentName(name),
             description=table.get("description", ""),
             folders=tuple(table.get("folders", ())),
+            rate_per_minute=float(table.get("rate_per_minute", 0)),
         )
         for name, table in merged.items()
     }
+
+
+def _is_rate(value: Any) -> bool:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and (value == 0 or 0.001 <= value <= MAX_RATE)
 
 
 def overrides_in(env: Mapping[str, str]) -> dict[str, str]:

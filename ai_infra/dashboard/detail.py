@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -9,12 +10,14 @@ from typing import Any
 
 from ai_infra.dashboard.clean import clean, output_line, wrap
 from ai_infra.dashboard.ink import Line, Page, Style, ink, join
-from ai_infra.dashboard.words import clock, duration, size, state_line
+from ai_infra.dashboard.waiting import deadline_words, waits_for
+from ai_infra.dashboard.words import clock, duration, size, task_line
 from ai_infra.tasks.task import Command, State, TaskView
 
 TAIL_LINES = 20
 MAX_TAIL_CHARS = 8000
 MAX_NAMED = 5
+MAX_VALUE_CHARS = 400
 _LABEL = 11
 
 
@@ -23,15 +26,20 @@ def task_detail(task: TaskView, width: int = 80, *, now: datetime | None = None)
     at = now or datetime.now(UTC)
     result = task.result or {}
     lines = [
-        join([ink(task.name, Style.BOLD), state_line(task.state), ink(task.spec.description, Style.DIM)]),
+        join([ink(task.name, Style.BOLD), task_line(task), ink(task.spec.description, Style.DIM)]),
         *_said("id", task.id, width),
         *_said("agent", f"{task.agent} (worker {task.worker})" if task.worker else task.agent, width),
         *_said("workflow", task.spec.workflow or "", width),
-        *_said("why", why(task), width),
+        *_said("why", why(task, at), width),
+        *_said("deadline", deadline_words(task, at), width),
+        *_said("locks", ", ".join(task.spec.locks), width),
+        *_said("key", task.spec.key or "", width),
         *_said("attempt", f"{task.attempt} of {task.last_attempt}" if task.attempt else "", width),
         *_said("times", _times(task, at), width),
+        *_said("archive", f"{task.archive}: Redis has it no more" if task.archive else "", width),
         *_commands(task, result),
         *_checks(result),
+        *_value(result, width),
         *_said("log", str(result.get("log_path") or result.get("log") or ""), width),
         *_tail(result),
         *_again(task),
@@ -39,26 +47,19 @@ def task_detail(task: TaskView, width: int = 80, *, now: datetime | None = None)
     return Page(tuple(line.cut(width) for line in lines))
 
 
-def why(task: TaskView) -> str:
+def why(task: TaskView, now: datetime) -> str:
     """Why the task is in its state, in words."""
     match task.state:
-        case State.BLOCKED:
-            named = ", ".join(task.waits[:MAX_NAMED]) + (" …" if len(task.waits) > MAX_NAMED else "")
-            return f"waits for {task.open_needs} of {len(task.spec.needs)} upstreams: {named}"
-        case State.PENDING if task.attempt:
-            return f"waits to be tried again after: {task.error or 'a failed attempt'}"
-        case State.PENDING:
-            return "held until its submit is complete"
+        case State.BLOCKED | State.PENDING:
+            return waits_for(task, now)
         case State.READY:
-            return f"waits for a free worker of {task.agent}" + (
-                f"; before: {task.error}" if task.error else ""
-            )
+            return waits_for(task, now) + (f"; before: {task.error}" if task.error else "")
         case State.ASSIGNED:
             return f"handed to {task.worker}, which has not begun"
         case State.IN_PROGRESS:
             return f"{task.worker} runs it" + (f"; before: {task.error}" if task.error else "")
         case State.COMPLETED:
-            return ""
+            return str((task.result or {}).get("why", "")) if task.skipped else ""
         case _:
             return task.error or "no reason is recorded"
 
@@ -116,6 +117,14 @@ def _checks(result: Mapping[str, Any]) -> list[Line]:
     return lines
 
 
+def _value(result: Mapping[str, Any], width: int) -> list[Line]:
+    """What the commands handed in, in short."""
+    if "value" not in result:
+        return []
+    text = json.dumps(result["value"], ensure_ascii=False)
+    return _said("result", text if len(text) <= MAX_VALUE_CHARS else f"{text[:MAX_VALUE_CHARS]}…", width)
+
+
 def _tail(result: Mapping[str, Any]) -> list[Line]:
     written = str(result.get("output_tail") or "")[-MAX_TAIL_CHARS:].rstrip("\n").split("\n")
     shown = [output_line(line) for line in written[-TAIL_LINES:] if line or len(written) > 1]
@@ -132,7 +141,7 @@ def _tail(result: Mapping[str, Any]) -> list[Line]:
 
 
 def _again(task: TaskView) -> list[Line]:
-    if task.state not in (State.FAILED, State.CANCELLED):
+    if task.archive or task.state not in (State.FAILED, State.CANCELLED):
         return []
     return [_labelled("again", ink(f"ai-infra task retry {task.id}", Style.BOLD))]
 

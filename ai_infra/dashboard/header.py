@@ -15,6 +15,7 @@ from ai_infra.supervisor.snapshot import Snapshot
 FULL_DISK, FULL_MEMORY = 0.85, 0.9
 SEPARATOR = " · "
 MAX_PROBLEMS = 4
+MAX_PAUSES = 6
 
 
 def header(snapshot: Snapshot, width: int, machine: Machine | None = None) -> list[Line]:
@@ -22,7 +23,10 @@ def header(snapshot: Snapshot, width: int, machine: Machine | None = None) -> li
     session, machinery = _session(snapshot), _machine(machine)
     both = join([*session, *machinery], SEPARATOR)
     lines = [both] if both.width <= width else [join(session, SEPARATOR), join(machinery, SEPARATOR)]
-    return [line.cut(width) for line in lines if line.plain] + banner(problems(snapshot, machine), width)
+    return [line.cut(width) for line in lines if line.plain] + [
+        *banner(problems(snapshot, machine), width),
+        *(ink(line, Style.WARN) for text in pauses(snapshot) for line in wrap(clean(text), width)),
+    ]
 
 
 def _session(snapshot: Snapshot) -> list[Line]:
@@ -85,6 +89,24 @@ def problems(snapshot: Snapshot, machine: Machine | None = None) -> list[str]:
     if machine is not None and machine.disk_used > FULL_DISK:
         found.append(f"the disk of {snapshot.home} is {machine.disk_used:.0%} full; make room")
     return found
+
+
+def pauses(snapshot: Snapshot) -> list[str]:
+    """What is paused, why, and how it goes on: nobody should wonder why nothing runs."""
+    agents: dict[str, list[str]] = {}
+    for window in snapshot.windows:
+        if window.load is not None and window.load.paused:
+            agents.setdefault(window.load.paused, []).append(window.name)
+    told = [
+        f"paused: {', '.join(names)}: {reason}; `ai-infra agent resume {' '.join(names)}`"
+        for reason, names in agents.items()
+    ]
+    told += [
+        f"paused: workflow {flow.name}: {flow.reason}; `ai-infra workflow resume {flow.id}`"
+        for flow in snapshot.paused_workflows
+    ]
+    more = [f"paused: {len(told) - MAX_PAUSES} more workflows"] if len(told) > MAX_PAUSES else []
+    return told[:MAX_PAUSES] + more
 
 
 def banner(texts: Sequence[str], width: int) -> list[Line]:

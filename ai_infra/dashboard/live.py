@@ -8,16 +8,17 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from ai_infra.core.errors import ConnectorUnavailable
 from ai_infra.dashboard.ink import Style, ink, join, wants_colour
 from ai_infra.dashboard.logs import print_out
 from ai_infra.dashboard.screen import Block
 from ai_infra.dashboard.tree import workflow_head, workflow_tree
-from ai_infra.dashboard.words import clock, duration, state_line
+from ai_infra.dashboard.words import clock, duration, task_line
 from ai_infra.tasks.task import TERMINAL, State, TaskView, WorkflowView
 
+T = TypeVar("T")
 Read = Callable[[], Awaitable[WorkflowView]]
 Changes = Callable[[float], Awaitable[object]]
 
@@ -60,7 +61,7 @@ async def follow_workflow(
     view = view or (TreeView(colour=coloured) if on_terminal else MovesView(colour=coloured))
     tick_s = TICK_S if on_terminal else LOOK_S
     while True:
-        found = await _patiently(read, view)
+        found = await patiently(read, view.say)
         if found.state in TERMINAL or (stop is not None and stop.is_set()):
             view.finish(found)
             return found
@@ -68,8 +69,11 @@ async def follow_workflow(
         await _wait(changes, tick_s, stop)
 
 
-async def _patiently(read: Read, view: View) -> WorkflowView:
-    """Read, waiting for a Redis that is away: it is started again meanwhile."""
+async def patiently(read: Callable[[], Awaitable[T]], say: Callable[[str], None]) -> T:
+    """Read, waiting for a Redis that is away: it is started again meanwhile.
+
+    Raises ConnectorUnavailable when it stays silent for PATIENCE_S.
+    """
     deadline = time.monotonic() + PATIENCE_S
     said = False
     while True:
@@ -79,7 +83,7 @@ async def _patiently(read: Read, view: View) -> WorkflowView:
             if time.monotonic() > deadline:
                 raise
             if not said:
-                view.say("Redis does not answer; the work goes on when it is back")
+                say("Redis does not answer; the work goes on when it is back")
                 said = True
             await asyncio.sleep(_AWAY_RETRY_S)
 
@@ -114,7 +118,6 @@ class TreeView:
 
     def __init__(self, block: Block | None = None, *, colour: bool = True) -> None:
         self._block = block or Block(sys.stdout.fileno(), colour=colour)
-        self._note = ""
 
     def show(self, view: WorkflowView) -> None:
         """Draw as much as the terminal has room for."""
@@ -136,11 +139,15 @@ class MovesView:
     def __init__(self, emit: Callable[[str], None] | None = None, *, colour: bool = False) -> None:
         self._emit, self._colour = emit or print_out, colour
         self._seen: Mapping[str, tuple[State, int]] | None = None
+        self._paused = ""
 
     def show(self, view: WorkflowView) -> None:
         """Print what moved since the last look; at the first look, what is not waiting."""
         if self._seen is None:
             self._head(view)
+        if view.paused != self._paused:
+            self._paused = view.paused
+            self._emit(f"paused: {view.paused}" if view.paused else "goes on")
         seen = self._seen or {}
         for task in view.tasks:
             before = seen.get(task.id)
@@ -168,7 +175,7 @@ def move_text(task: TaskView, *, colour: bool = False) -> str:
     took = task.finished_at - task.started_at if task.finished_at and task.started_at else None
     parts = [
         ink(clock(at), Style.DIM),
-        state_line(task.state),
+        task_line(task),
         ink(task.name, Style.BOLD),
         ink(task.agent, Style.DIM),
         ink("will be tried again" if task.state is State.PENDING else ""),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import sys
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -104,15 +105,18 @@ async def follow(
 ) -> None:
     """Show the last entries and then each new one until `stop`. Nothing is polled.
 
-    Raises NotFound where there is no such folder, SystemProblem where the kernel refuses to watch it.
+    Raises NotFound where there is no such folder, or no longer; SystemProblem where the kernel refuses to
+    watch it.
     """
     show = _Show(emit or print_out, width, wants_colour(sys.stdout.isatty()) if colour is None else colour)
     changed = asyncio.Event()
-    with _watching(folder, changed), contextlib.closing(Tails(folder, names)) as tails:
+    with _watching(folder, changed) as watched, contextlib.closing(Tails(folder, names)) as tails:
         show(_last(tails, since_lines, level))
         while await _either(changed, stop):
             await asyncio.sleep(BATCH_S)
             changed.clear()
+            if os.fstat(watched).st_nlink == 0:  # whatever stands in its place, we do not hear of it
+                raise NotFound(f"{folder}: was removed; `ai-infra logs` shows what is written from now on")
             show([entry for entry in tails.new() if is_at_least(entry, level)])
 
 
@@ -135,9 +139,15 @@ class _Show:
 
 
 @contextlib.contextmanager
-def _watching(folder: Path, changed: asyncio.Event) -> Iterator[None]:
-    """Set `changed` whenever a file of the folder grows, comes or goes."""
-    from watchdog.events import FileCreatedEvent, FileModifiedEvent, FileMovedEvent, FileSystemEventHandler
+def _watching(folder: Path, changed: asyncio.Event) -> Iterator[int]:
+    """Set `changed` whenever a file of the folder grows, comes or goes; gives the open folder."""
+    from watchdog.events import (
+        FileCreatedEvent,
+        FileDeletedEvent,
+        FileModifiedEvent,
+        FileMovedEvent,
+        FileSystemEventHandler,
+    )
     from watchdog.observers import Observer
 
     loop = asyncio.get_running_loop()
@@ -147,19 +157,25 @@ def _watching(folder: Path, changed: asyncio.Event) -> Iterator[None]:
             with contextlib.suppress(RuntimeError):  # the loop is closed already
                 loop.call_soon_threadsafe(changed.set)
 
-    if not folder.is_dir():
-        raise NotFound(f"{folder}: no logs there yet; `ai-infra up` starts what writes them")
+    try:
+        opened = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as exc:
+        raise NotFound(f"{folder}: no logs there yet; `ai-infra up` starts what writes them") from exc
     observer = Observer()
     observer.schedule(
-        Handler(), str(folder), event_filter=[FileCreatedEvent, FileModifiedEvent, FileMovedEvent]
+        Handler(),
+        str(folder),
+        event_filter=[FileCreatedEvent, FileDeletedEvent, FileModifiedEvent, FileMovedEvent],
     )
     try:
         observer.start()
     except OSError as exc:
+        os.close(opened)
         raise SystemProblem(f"{folder}: cannot be watched ({exc}); see `sysctl fs.inotify`") from exc
     try:
-        yield
+        yield opened
     finally:
+        os.close(opened)
         observer.stop()
         observer.join()
 

@@ -16,7 +16,7 @@ PATIENCE_S = 0.1  #: for a terminal that takes nothing, where there is no event 
 
 
 class Outlet:
-    """A terminal of ours, line by line."""
+    """A terminal of ours."""
 
     def __init__(self, fd: int = 1) -> None:
         self._fd = _opened_again(fd)
@@ -24,12 +24,22 @@ class Outlet:
         self._dropped = 0
         self._loop: asyncio.AbstractEventLoop | None = None  #: tells us when it takes more
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether the terminal has not taken all that was sent."""
+        return bool(self._waiting)
+
     def write(self, text: str) -> None:
         """Show one line, now or later."""
         if len(self._waiting) < WAITING_BYTES and not self._dropped:
-            self._waiting += text.encode("utf-8", "backslashreplace") + b"\n"
+            self.send(text + "\n")
         else:
             self._dropped += 1
+            self.send("")
+
+    def send(self, text: str) -> None:
+        """Text as it is, now or later, all of it: whoever sends much asks is_busy first."""
+        self._waiting += text.encode("utf-8", "backslashreplace")
         if not self._flush():
             self._flush_later()
 

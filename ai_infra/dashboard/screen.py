@@ -1,7 +1,8 @@
 """The terminal under a live view: its size, a whole window of lines, or a block of lines below a prompt.
 
 A line is written only when it changed, in place, all changes of a frame in one write: nothing flickers, and a
-window that shows the same costs nothing.
+window that shows the same costs nothing. A whole window is never waited for: while its terminal takes
+nothing, frames are left out. A person's own terminal is waited for, as by any command.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ai_infra.dashboard.ink import Line
+from ai_infra.dashboard.outlet import Outlet
 
 FALLBACK = (80, 24)
 _START = "\x1b[?25l\x1b[?7l\x1b[2J"  # no cursor, no wrapping, empty
@@ -42,6 +44,7 @@ class Screen:
 
     def __init__(self, fd: int = 1, *, colour: bool = True) -> None:
         self._fd, self._colour = fd, colour
+        self._outlet = Outlet(fd)
         self._shown: list[str] = []
         self._size: tuple[int, int] | None = None
         self._modes: list[Any] | None = None
@@ -51,7 +54,7 @@ class Screen:
         return self
 
     def __exit__(self, *_: object) -> None:
-        _write(self._fd, f"{_END}\x1b[{self.size[1]};1H\r\n")
+        self._outlet.send(f"{_END}\x1b[{self.size[1]};1H\r\n")
         if self._modes is not None:
             with contextlib.suppress(termios.error):
                 termios.tcsetattr(self._fd, termios.TCSADRAIN, self._modes)
@@ -62,7 +65,9 @@ class Screen:
         return terminal_size(self._fd)
 
     def draw(self, lines: Sequence[Line]) -> None:
-        """Show a frame; what does not fit is not shown."""
+        """Show a frame; what does not fit is not shown, nor is a frame before the last one was taken."""
+        if self._outlet.is_busy:
+            return
         width, height = self.size
         out = ""
         if self._size != (width, height):
@@ -74,7 +79,7 @@ class Screen:
                 out += f"\x1b[{row + 1};1H{text}\x1b[0m"
         self._shown = frame
         if out:
-            _write(self._fd, out)
+            self._outlet.send(out)
 
     def _rendered(self, line: Line, width: int) -> str:
         """The rest of the row is cleared, except after its last cell, where clearing would take that one."""

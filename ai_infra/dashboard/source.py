@@ -14,16 +14,19 @@ RUNNING_SHOWN, ENDED_SHOWN, WORKFLOWS_SHOWN, EVENTS_SHOWN = 20, 10, 8, 40
 
 
 class Work:
-    """Tasks that run and those that ended last, and open workflows; read again only when a task has moved."""
+    """Tasks that run and those that ended last, and open workflows; read again only when that has changed."""
 
     def __init__(self) -> None:
         self.tasks: tuple[TaskView, ...] = ()
         self.workflows: tuple[WorkflowView, ...] = ()
-        self._newest = ""  #: event that what we hold includes
+        self._newest: tuple[str, object] | None = None  #: event, and pauses, that what we hold includes
 
-    async def refresh(self, engine: Engine) -> None:
-        """Bring it up to date. Raises ConnectorUnavailable."""
-        newest = await engine.last_event_id()
+    async def refresh(self, engine: Engine, pauses: object = ()) -> None:
+        """Bring it up to date; `pauses` are those of workflows, which are no moves.
+
+        Raises ConnectorUnavailable.
+        """
+        newest = await engine.last_event_id(), pauses
         if newest == self._newest:
             return
         running = await engine.list_tasks(state=State.IN_PROGRESS, limit=RUNNING_SHOWN)
@@ -44,7 +47,7 @@ async def monitor_data(
     when Redis is away.
     """
     work = work or Work()
-    await work.refresh(engine)
+    await work.refresh(engine, snapshot.paused_workflows)
     return MonitorData(
         snapshot=snapshot,
         tasks=work.tasks,

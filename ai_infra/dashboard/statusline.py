@@ -20,6 +20,11 @@ def status_text(snapshot: Snapshot) -> str:
     parts = [f"FATAL: {', '.join(fatal)}"] if fatal else []
     if not snapshot.redis_ok:
         parts.append("REDIS AWAY")
+    paused = [w.name for w in windows if w.load is not None and w.load.paused]
+    if paused or snapshot.paused_workflows:
+        flows = len(snapshot.paused_workflows)
+        paused += [f"{flows} workflow{'s' if flows > 1 else ''}"] if flows else []
+        parts.append(f"PAUSED: {', '.join(paused)}")
     parts.append(f"{up}/{len(windows)} up")
     parts += [f"{count} {word}" for word, count in counts.items() if count]
     return ", ".join(parts) + " "

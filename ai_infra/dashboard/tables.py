@@ -14,8 +14,9 @@ from ai_infra.dashboard.grid import Column, grid
 from ai_infra.dashboard.header import header
 from ai_infra.dashboard.ink import Line, Page, Style, ink
 from ai_infra.dashboard.tree import progress, workflow_tree
+from ai_infra.dashboard.waiting import kept_back
 from ai_infra.dashboard.windows import windows
-from ai_infra.dashboard.words import duration, state_line
+from ai_infra.dashboard.words import duration, state_line, task_line
 from ai_infra.supervisor.snapshot import Snapshot
 from ai_infra.tasks.task import ACTIVE, TERMINAL, State, TaskView, WorkflowView
 
@@ -44,13 +45,15 @@ def task_table(tasks: Sequence[TaskView], width: int = 80, *, now: datetime | No
 
     columns = [
         column("id", lambda t: ink(t.id)),
-        column("state", lambda t: state_line(t.state)),
+        column("state", lambda t: task_line(t)),
         column("name", lambda t: ink(t.name, Style.BOLD), shrink_to=10),
         column("agent", lambda t: ink(t.agent), goes=2),
         column("attempt", _attempt, goes=4, right=True),
         column("took", lambda t: ink(duration(_took_s(t, at))), goes=3, right=True),
         column("age", lambda t: ink(duration((at - t.created_at).total_seconds())), goes=5, right=True),
         column("workflow", lambda t: ink(t.spec.workflow or "", Style.DIM), goes=6),
+        column("waits for", lambda t: ink(kept_back(t, at), Style.WARN), goes=1, shrink_to=14),
+        column("deadline", lambda t: ink(_left(t, at), Style.DIM), goes=4),
         column("error", _error, goes=1, shrink_to=14),
     ]
     return Page(tuple(grid(columns, width) if tasks else [ink("no tasks", Style.DIM)]))
@@ -63,6 +66,14 @@ def _attempt(task: TaskView) -> Line:
 def _error(task: TaskView) -> Line:
     """A task that succeeded in the end is not reproached with what went before."""
     return ink("" if task.state is State.COMPLETED else task.error or "", Style.BAD)
+
+
+def _left(task: TaskView, now: datetime) -> str:
+    """What is left of an open task's deadline."""
+    at = task.spec.deadline_at
+    if at is None or task.state in TERMINAL:
+        return ""
+    return duration(max(0.0, (at - now).total_seconds()))
 
 
 def _took_s(task: TaskView, now: datetime) -> float | None:
@@ -86,6 +97,7 @@ def workflow_table(workflows: Sequence[WorkflowView], width: int = 80) -> Page:
         column("name", lambda v: ink(v.header.name, Style.BOLD), shrink_to=12),
         column("state", lambda v: state_line(v.state)),
         column("done", lambda v: progress(v, 10), goes=1),
+        column("paused", lambda v: ink(v.paused, Style.WARN), shrink_to=12),
         column("failed", lambda v: ink(v.counts.get(State.FAILED) or "", Style.BAD), goes=2),
         column("by", lambda v: ink(v.header.submitted_by, Style.DIM), goes=4),
         column("description", lambda v: ink(v.header.description), goes=3, shrink_to=16),

@@ -12,7 +12,8 @@ from datetime import UTC, datetime
 
 from ai_infra.core.ids import TaskId
 from ai_infra.dashboard.ink import Line, Page, Style, ink, join
-from ai_infra.dashboard.words import bar, duration, state_line
+from ai_infra.dashboard.waiting import deadline_words, kept_back
+from ai_infra.dashboard.words import bar, duration, state_line, task_line
 from ai_infra.tasks.task import ACTIVE, TERMINAL, State, TaskView, WorkflowView
 
 MAX_DEPTH = 8  #: of indentation; deeper tasks stand below each other
@@ -50,6 +51,7 @@ def workflow_head(view: WorkflowView, width: int, now: datetime) -> Line:
     parts = [
         ink(view.header.name, Style.BOLD),
         state_line(view.state),
+        ink(f"paused: {view.paused}" if view.paused and view.state not in TERMINAL else "", Style.WARN),
         progress(view),
         ink(f"{failed} failed" if failed else "", Style.BAD),
         ink(duration(_took_s(view, now))),
@@ -80,9 +82,11 @@ def _task_lines(place: Place, now: datetime, width: int) -> list[Line]:
     parts = [
         ink(task.name, Style.BOLD),
         ink(task.agent, Style.DIM),
-        state_line(task.state),
+        task_line(task),
         ink(duration(took.total_seconds()) if took is not None and ran else ""),
         ink(f"attempt {task.attempt} of {task.last_attempt}" if task.attempt > 1 else "", Style.WARN),
+        ink(kept_back(task, now), Style.WARN),
+        ink(_deadline(task, now), Style.DIM),
         ink(place.also, Style.DIM),
     ]
     lines = [ink(place.before, Style.DIM) + join(parts)]
@@ -91,6 +95,14 @@ def _task_lines(place: Place, now: datetime, width: int) -> list[Line]:
         style = Style.BAD if task.state is State.FAILED else Style.WARN
         lines.append(ink(f"{place.below}  ", Style.DIM) + ink(first, style))
     return [line.cut(width) for line in lines]
+
+
+def _deadline(task: TaskView, now: datetime) -> str:
+    return (
+        f"deadline {deadline_words(task, now)}"
+        if task.spec.deadline_at and task.state not in TERMINAL
+        else ""
+    )
 
 
 def _kept(drawn: Sequence[tuple[TaskView, list[Line]]], room: int) -> set[int]:

@@ -11,7 +11,7 @@ from ai_infra.dashboard.words import duration, size
 from ai_infra.supervisor.snapshot import AgentLoad, Health, Snapshot, WindowStatus
 from ai_infra.tasks.task import ACTIVE, TaskView
 
-_STATE_STYLES: Mapping[ProcessState, Style] = {
+STATE_STYLES: Mapping[ProcessState, Style] = {
     ProcessState.RUNNING: Style.GOOD,
     ProcessState.STARTING: Style.WARN,
     ProcessState.STOPPING: Style.WARN,
@@ -20,7 +20,7 @@ _STATE_STYLES: Mapping[ProcessState, Style] = {
     ProcessState.EXITED: Style.BAD,
     ProcessState.FATAL: Style.BAD,
 }
-_HEALTH_STYLES: Mapping[Health, Style] = {
+HEALTH_STYLES: Mapping[Health, Style] = {
     Health.HEALTHY: Style.GOOD,
     Health.DEGRADED: Style.WARN,
     Health.UNHEALTHY: Style.BAD,
@@ -47,8 +47,8 @@ def windows(snapshot: Snapshot, width: int, tasks: Sequence[TaskView] = ()) -> l
         column("#", lambda w: ink(w.index, Style.DIM), goes=9, right=True),
         column("window", lambda w: ink(w.name, Style.BOLD), shrink_to=10),
         column("state", _state),
-        column("health", lambda w: ink(w.health.value, _HEALTH_STYLES[w.health]), goes=2),
-        column("doing", lambda w: _doing(w, snapshot.at, running.get(w.name)), goes=1, shrink_to=24),
+        column("health", lambda w: ink(w.health.value, HEALTH_STYLES[w.health]), goes=2),
+        column("doing", lambda w: doing(w, snapshot.at, running.get(w.name)), goes=1, shrink_to=24),
         column("ready", _load(lambda load: load.ready), goes=3, right=True),
         column("blocked", _load(lambda load: load.blocked + load.delayed), goes=6, right=True),
         column("done/h", _load(lambda load: load.done_last_hour), goes=5, right=True),
@@ -63,13 +63,13 @@ def windows(snapshot: Snapshot, width: int, tasks: Sequence[TaskView] = ()) -> l
 
 
 def _state(window: WindowStatus) -> Line:
-    state = ink(window.state.value, _STATE_STYLES[window.state])
+    state = ink(window.state.value, STATE_STYLES[window.state])
     if window.restart_in_s is None:
         return state
     return join([state, ink(f"{window.restart_in_s:.0f}s", Style.WARN)], " ")
 
 
-def _doing(window: WindowStatus, at: float, task: TaskView | None) -> Line:
+def doing(window: WindowStatus, at: float, task: TaskView | None) -> Line:
     """Why it does not run; else its task by its own word, by the engine's, or what it says of itself."""
     if window.state in _UNWELL:
         return ink(window.last_exit, Style.BAD)
@@ -77,13 +77,19 @@ def _doing(window: WindowStatus, at: float, task: TaskView | None) -> Line:
     if said.get("task"):
         attempt, began_at = said.get("attempt"), said.get("task_started_at")
         took_s = at - began_at if isinstance(began_at, int | float) else None
-        return _work(said.get("task_name", said["task"]), attempt if isinstance(attempt, int) else 1, took_s)
+        work = _work(said.get("task_name", said["task"]), attempt if isinstance(attempt, int) else 1, took_s)
+        return join([work, _then(window)], " ")
     if task is not None:
         took_s = at - task.started_at.timestamp() if task.started_at else None
-        return _work(task.name, task.attempt, took_s)
+        return join([_work(task.name, task.attempt, took_s), _then(window)], " ")
     if window.is_agent and window.state is ProcessState.RUNNING:
-        return ink("idle", Style.DIM)
+        paused = window.load.paused if window.load is not None else ""
+        return ink(f"paused: {paused}", Style.WARN) if paused else ink("idle", Style.DIM)
     return ink(said.get("doing", ""))
+
+
+def _then(window: WindowStatus) -> Line:
+    return ink("then paused" if window.load is not None and window.load.paused else "", Style.WARN)
 
 
 def _work(name: object, attempt: int, took_s: float | None) -> Line:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ai_infra.dashboard.clean import clean
 from ai_infra.dashboard.ink import Line, Style, ink
 
+if TYPE_CHECKING:
+    from ai_infra.tasks.task import TaskView
+
 _UNITS = ((86400, "d", 3600, "h"), (3600, "h", 60, "m"), (60, "m", 1, "s"))
-_HEAD = ("at", "level", "process", "event")
+_NOT_SAID = ("at", "level", "process", "event", "trace")  #: a trace is read in the log file
 MAX_VALUE_CHARS = 300
 MAX_LISTED = 5
 
@@ -23,6 +26,7 @@ STATES: Mapping[str, tuple[str, Style]] = {
     "COMPLETED": ("✓", Style.GOOD),
     "FAILED": ("✗", Style.BAD),
     "CANCELLED": ("-", Style.WARN),
+    "SKIPPED": ("↷", Style.DIM),  # no state: a COMPLETED task whose condition was false
 }
 
 LEVELS: Mapping[str, Style] = {"debug": Style.DIM, "warning": Style.WARN, "error": Style.BAD}
@@ -39,6 +43,8 @@ PHRASES: Mapping[str, str] = {
     "started": "started as pid {pid}",
     "ready": "ready after {after_s} s",
     "stop_asked": "asked to stop ({signal}); finishing what runs",
+    "lock_lost": "its lock file was removed and another process holds the new one; ends",
+    "lock_made_again": "its lock file was removed, and is made again",
     "stopped_by_error": "stopped: {reason}",
     "crashed": "crashed: {reason} (the trace is in its log file)",
     "exited": "ended, exit {code}: {reason}",
@@ -48,23 +54,35 @@ PHRASES: Mapping[str, str] = {
     "window_fatal": "{window} is FATAL after {restarts} restarts ({how}); `{clear}` starts it again",
     "hung_process_killed": "{window} (pid {pid}) did not answer any more and was killed; it starts again",
     "tasks_released": "{agent} died: its tasks are ready again: {tasks}",
+    "ledger_lost": "the record of what is wanted was gone; the session is here, so it is wanted",
     "tmux_unclear": "tmux is unclear, nothing is touched: {reason}",
     "healing_failed": "could not heal, trying again: {reason}",
     "heartbeat_failed": "could not say that it lives: {reason}",
     "redis_said": "{words}",
     "redis_serves": "Redis {version} (pid {pid}) serves at {socket}; durable: {durability}",
     "redis_away": "Redis does not answer, waiting for it: {reason}",
+    "redis_refuses": "Redis refuses for now, trying again: {reason}",
     "recovered": "put right what the last life left: commands ended {commands_ended}, tasks {tasks_released}",
+    "commands_left": "commands of the last life cannot be ended: pid {pids}",
     "task_started": "{name} started, attempt {attempt} ({task})",
     "task_ended": "{name} {state}, attempt {attempt}, {duration_s} s, {reason} ({task})",
     "outcome_refused": "the outcome of {task} came too late: {reason}",
-    "cancel_reached": "{task} is being cancelled",
     "handoff_reached": "{task} is being stopped: {to} takes it over",
     "message_shown": "{source} says: {text}",
     "message_accepted": "{type} {text} from {source}: {reason} ({message})",
     "message_refused": "REFUSED a message from {source}: {reason} ({message}) {type} {text}",
     "message_crashed": "a fault of ours with message {message}: {reason}",
+    "attempt_crashed": "a bug of ours ended the attempt at {task}: {reason} (the trace is in its log file)",
+    "side_task_failed": "a part of this process failed, so it stops: {reason}",
+    "tasks_archived": "moved {tasks} finished tasks into the archive",
+    "litter_removed": "removed {entries} logs and folders of archived tasks",
+    "archive_failed": "could not archive finished tasks, trying again: {reason}",
+    "cancel_reached": "{task} is being stopped: {reason}",
+    "paused": "paused: {reason}; what runs is finished, nothing new begins",
+    "resumed": "goes on",
+    "rate_limited": "begins at most {rate_per_minute} tasks a minute",
     "temp_cleaned": "removed {entries} old entries from temp/",
+    "temp_not_cleaned": "temp/ could not be cleaned: {reason}",
 }
 
 
@@ -113,6 +131,11 @@ def state_line(state: str, *, glyph_only: bool = False) -> Line:
     return ink(glyph if glyph_only else f"{glyph} {state_word(state)}", style)
 
 
+def task_line(task: TaskView) -> Line:
+    """The same of a task; one that was skipped says so."""
+    return state_line("SKIPPED" if task.skipped else task.state)
+
+
 def clock(at: datetime) -> str:
     """The time of day here."""
     return f"{at.astimezone():%H:%M:%S}"
@@ -137,7 +160,7 @@ def style_of(entry: Mapping[str, Any]) -> Style:
 def phrase(entry: Mapping[str, Any]) -> str:
     """What a log entry says, clean and on one line."""
     event = str(entry.get("event", "?"))
-    fields = {str(key): _value(value) for key, value in entry.items() if key not in _HEAD}
+    fields = {str(key): _value(value) for key, value in entry.items() if key not in _NOT_SAID}
     if "state" in fields:
         fields["state"] = end_word(fields["state"])
     template = PHRASES.get(event)

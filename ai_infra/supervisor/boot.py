@@ -27,7 +27,7 @@ from ai_infra.core.errors import (
     NotRunning,
 )
 from ai_infra.core.home import Home
-from ai_infra.core.orphans import end_orphans
+from ai_infra.core.orphans import end_orphans, find_orphans
 from ai_infra.core.process import ProcessState, living_pid
 from ai_infra.core.settings import Settings, forget_overrides
 from ai_infra.supervisor.ledger import Ledger, WindowRecord, changing, read_ledger
@@ -75,8 +75,9 @@ class Session:
         """Start what is missing and wait until every window is READY.
 
         Raises Conflict (a session of that name is somebody else's), ConnectorUnavailable (tmux is silent),
-        DeadlinePassed (a window does not come up; the message has its last lines).
+        DeadlinePassed (a window does not come up; the message has its last lines), SystemProblem.
         """
+        self._starter.check()
         began = time.monotonic()
         async with self._alone():
             started = await self._start_missing()
@@ -170,8 +171,10 @@ class Session:
     async def restart(self, name: str, read_beats: ReadBeats) -> None:
         """Replace one window's process: asked to stop, then killed, then started afresh; FATAL is cleared.
 
-        The new one serves when this returns. Raises NotFound (no such window), NotRunning, DeadlinePassed.
+        The new one serves when this returns. Raises NotFound (no such window), NotRunning, DeadlinePassed,
+        SystemProblem.
         """
+        self._starter.check()
         began = time.monotonic()
         window = self._spec.find(name)
         if window is None:
@@ -231,6 +234,8 @@ class Session:
             orphans = await asyncio.to_thread(end_orphans, self._home)
             if orphans:
                 told("commands", f"{orphans} left behind, killed")
+                if left := await asyncio.to_thread(find_orphans, self._home):
+                    told("commands", f"cannot be ended: pid {', '.join(map(str, left))}")
             if isinstance(sight, Unknown):
                 raise ConnectorUnavailable(
                     f"the processes have ended, but tmux did not answer: {sight.reason}"

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
 
-from ai_infra.core.home import Home
 from ai_infra.core.process import ProcessState, living_pid
 from ai_infra.core.settings import Settings
 from ai_infra.supervisor.ledger import Ledger, WindowRecord, read_ledger
@@ -47,6 +46,17 @@ class AgentLoad:
     failed_last_hour: int = 0
     wait_s: float = 0.0  #: mean time from ready to start in the last hour
     duration_s: float = 0.0  #: mean run time in the last hour
+    paused: str = ""  #: why it begins no task; "" while it goes on
+    rate_per_minute: float = 0.0  #: it begins at most so many tasks a minute; 0: no limit
+
+
+@dataclass(frozen=True, kw_only=True)
+class PausedWorkflow:
+    """An open workflow of which nothing more begins."""
+
+    id: str
+    name: str
+    reason: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +94,7 @@ class Snapshot:
     redis_ok: bool
     durable: bool  #: whether an acknowledged task survives the death of Redis
     problems: tuple[str, ...]
+    paused_workflows: tuple[PausedWorkflow, ...] = ()
 
     @property
     def is_well(self) -> bool:
@@ -128,6 +139,7 @@ def take_snapshot(
     redis_ok: bool,
     durable: bool,
     problems: tuple[str, ...] = (),
+    paused_workflows: tuple[PausedWorkflow, ...] = (),
 ) -> Snapshot:
     """Put the three sources together; reads the ledger and locks, asks nobody else."""
     ledger = read_ledger(settings.home)
@@ -153,6 +165,7 @@ def take_snapshot(
         redis_ok=redis_ok,
         durable=durable,
         problems=problems + _tmux_problems(sight, ledger, str(settings.home.root)),
+        paused_workflows=paused_workflows,
     )
 
 
@@ -214,8 +227,3 @@ def _tmux_problems(sight: Sight, ledger: Ledger, home: str) -> tuple[str, ...]:
     if isinstance(sight, Absent):
         return ("the session should be up and is not; `ai-infra up` brings it back",) if ledger.wanted else ()
     return (f"tmux is unclear: {getattr(sight, 'reason', 'a session of that name is not ours')}",)
-
-
-def log_paths(home: Home) -> dict[str, str]:
-    """Where each process's log is."""
-    return {path.stem: str(path) for path in sorted(home.logs.glob("*.jsonl")) if ".1" not in path.suffixes}

@@ -48,6 +48,7 @@ _NOBODY = re.compile(
     r"no server running|no current target|"
     r"error connecting to .*\((No such file or directory|Connection refused)\)"
 )
+_NO_SESSION = re.compile("can't find session|server exited|lost server")  #: it went while we asked, too
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,7 +246,7 @@ class Tmux:
     async def kill_session(self, session_id: str) -> None:
         """End our session; the server stays if it has others. Twice is safe."""
         code, _, err = await self._call("kill-session", "-t", session_id)
-        if code != 0 and "can't find session" not in err and not _NOBODY.search(err):
+        if code != 0 and not _NO_SESSION.search(err) and not _NOBODY.search(err):
             raise ConnectorError(f"tmux kill-session: {err.strip()}")
 
     async def capture(self, pane: Pane, lines: int) -> str:

@@ -23,7 +23,7 @@ from ai_infra.core.events import Log
 from ai_infra.core.home import Home
 from ai_infra.core.process import ProcessState, last_exit, living_pid, lock_path
 from ai_infra.core.settings import Settings
-from ai_infra.supervisor.environment import window_env
+from ai_infra.supervisor.environment import check_size, window_env
 from ai_infra.supervisor.ledger import (
     LEDGER,
     Ledger,
@@ -60,6 +60,10 @@ class Starter:
     def __init__(self, home: Home, program: Path, env: Mapping[str, str]) -> None:
         self._home, self._program = home, program
         self._env = window_env(env, home.root)
+
+    def check(self) -> None:
+        """Raise SystemProblem when tmux will not take what start() gives it."""
+        check_size(self._env)
 
     async def start(self, tmux: Tmux, pane: Pane) -> None:
         """Put the window's process into its pane."""

@@ -4,7 +4,8 @@ Every transition is one call of the function library (connectors/engine/) and at
 checks what is submitted, remembers which tasks its workers were given, and waits without polling. Tasks run
 at least once: a lease may end while a slow worker still runs, then another gets the task and the fence
 refuses the slow one's result. Whatever raised ConnectorUnavailable may have happened; every method may be
-called again with the same arguments. What a worker calls is in working.py, what only reads in looking.py.
+called again with the same arguments. What a worker calls is in working.py, what only reads in looking.py,
+what goes into files and comes out of them in keeping.py.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from ai_infra.connectors.wire import Word
 from ai_infra.core.errors import ConnectorError, ConnectorUnavailable
 from ai_infra.core.ids import AgentName, TaskId, WorkflowId, new_id
 from ai_infra.tasks.calls import BLOCK_S, IDS_A_CALL, as_ms, clean
+from ai_infra.tasks.keeping import Keeping
 from ai_infra.tasks.looking import Looking
 from ai_infra.tasks.spec import dump_header
 from ai_infra.tasks.submit import batches, ordered
@@ -29,13 +31,13 @@ from ai_infra.tasks.working import Working
 _AWAY_RETRY_S = 0.2
 
 
-class Engine(Working, Looking):
+class Engine(Working, Looking, Keeping):
     """The task queue on one Redis. Close it before its connection's event loop ends."""
 
     def __init__(self, connection: Connection, aging_s: float = 0.0) -> None:
         """`aging_s`: the age that is worth one step of priority, for what is submitted here; 0: none is."""
         super().__init__(connection)
-        self._aging_ms = round(aging_s * 1000)
+        self._aging_ms = as_ms(aging_s) if aging_s else 0
         self._timer = Inbox(connection, "timer:inbox")
 
     def close(self) -> None:
@@ -133,12 +135,6 @@ class Engine(Working, Looking):
     async def forget_beat(self, name: str) -> None:
         """Drop the heartbeat of a process that ended on purpose, so that nobody misses it."""
         await self._call("forget_beat", name)
-
-    async def lock(self, name: str, owner: str, ttl_s: float) -> bool:
-        """Whether `owner` may do `name` now: at most one, for `ttl_s`."""
-        key = self.connection.key(f"turn:{name}")
-        reply = await self.connection.command("SET", key, owner, "NX", "PX", as_ms(ttl_s))
-        return reply == "OK" or bool(await self.connection.command("GET", key) == owner)
 
     async def tick(self) -> float | None:
         """Do what is due: ended leases, retries, broken-off submits.

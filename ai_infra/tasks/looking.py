@@ -59,6 +59,10 @@ class Looking(Calls):
         """Workflows, newest first, without their tasks."""
         return [read_workflow(row) for row in await self._call("workflows", limit)]
 
+    async def paused_workflows(self) -> list[WorkflowView]:
+        """Workflows that are paused, without their tasks; those that ended meanwhile included."""
+        return [read_workflow(row) for row in await self._call("paused")]
+
     async def counts(self) -> dict[AgentName, AgentCounts]:
         """The queue and the last hour of every agent."""
         return {AgentName(row[0]): read_counts(row[1:]) for row in sorted(await self._call("counts"))}
@@ -113,6 +117,11 @@ class Looking(Calls):
         newest = await self.connection.command("XREVRANGE", self._events_key, "+", "-", "COUNT", 1)
         return newest[0][0] if newest else "0-0"
 
+    async def has_forgotten(self, after: str) -> bool:
+        """Whether moves that came after the entry `after` may have been trimmed away."""
+        oldest = await self.connection.command("XRANGE", self._events_key, "-", "+", "COUNT", 1)
+        return bool(oldest) and _entry_order(after) < _entry_order(oldest[0][0])
+
     async def events(self, after: str = "0-0", block_s: float = 0.0, limit: int = 500) -> list[Event]:
         """Moves of tasks after the entry `after`, oldest first; of up to `limit` entries.
 
@@ -130,3 +139,8 @@ class Looking(Calls):
     @property
     def _events_key(self) -> str:
         return self.connection.key("events")
+
+
+def _entry_order(entry_id: str) -> tuple[int, int]:
+    instant, _, number = entry_id.partition("-")
+    return int(instant), int(number or 0)

@@ -14,6 +14,7 @@ from typing import Any
 
 from ai_infra.core.errors import UsageError
 from ai_infra.core.ids import AgentName, TaskId, WorkflowId, is_id, is_name
+from ai_infra.tasks.retry import rule_problem
 from ai_infra.tasks.task import (
     MAX_PRIORITY,
     MAX_SPEC_BYTES,
@@ -27,6 +28,7 @@ from ai_infra.tasks.task import (
 
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _MAX_NEEDS = 5000
+_MAX_RULES = 20  #: of one list; each may be a search of seconds
 _MAX_LOCKS = 20
 
 
@@ -51,12 +53,10 @@ def _problems(spec: TaskSpec) -> list[tuple[str, str]]:
     if not spec.run:
         found.append(("run", "is empty; give at least one command"))
     found += [("run", problem) for command in spec.run if (problem := command_problem(command))]
-    found += [
-        ("env", f"{name!r} is not a variable name") for name in spec.env if not _ENV_NAME.fullmatch(name)
-    ]
-    found += [("env", f"{name} holds a NUL byte") for name, value in spec.env.items() if "\0" in value]
-    found += [("expect", p) for e in spec.expect if (p := expect_problem(e))]
-    return found
+    found += [("env", problem) for name, value in spec.env.items() if (problem := env_problem(name, value))]
+    if spec.values is None:  # else they are checked when they are filled
+        found += [("expect", p) for e in spec.expect if (p := expect_problem(e))]
+    return found + _retry_problems(spec) + _late_problems(spec)
 
 
 def _name_problems(spec: TaskSpec) -> list[tuple[str, str]]:
@@ -115,6 +115,38 @@ def _claim_problems(spec: TaskSpec) -> list[tuple[str, str]]:
     if len(set(spec.locks)) != len(spec.locks) or len(spec.locks) > _MAX_LOCKS:
         found.append(("locks", f"must be up to {_MAX_LOCKS} different names"))
     return found
+
+
+def _retry_problems(spec: TaskSpec) -> list[tuple[str, str]]:
+    found = []
+    if spec.soft_timeout_s is not None and not 0 < spec.soft_timeout_s < spec.timeout_s:
+        found.append(
+            ("soft_timeout_s", f"{spec.soft_timeout_s:g} is not below timeout_s, {spec.timeout_s:g}")
+        )
+    for name in ("retry_only_for", "retry_not_for"):
+        rules = getattr(spec, name)
+        if len(rules) > _MAX_RULES:
+            found.append((name, f"holds {len(rules)} rules, more than {_MAX_RULES}"))
+        found += [(name, problem) for rule in rules if (problem := rule_problem(rule))]
+    return found
+
+
+def _late_problems(spec: TaskSpec) -> list[tuple[str, str]]:
+    found = []
+    for name, where in spec.inputs.items():
+        fits = len(where) == 1 and 0 <= where[0] < len(spec.needs)
+        if not fits and not (len(where) == 2 and 0 <= where[0] <= where[1] <= len(spec.needs)):
+            found.append(("inputs", f"{name!r} is {where!r}, which is no place or range of needs"))
+    if spec.when is not None and (spec.values is None or not spec.when.strip()):
+        found.append(("when", "needs a condition, and values"))
+    return found
+
+
+def env_problem(name: str, value: str) -> str | None:
+    """Why a variable cannot be set, or None."""
+    if not _ENV_NAME.fullmatch(name):
+        return f"{name!r} is not a variable name"
+    return f"{name} holds a NUL byte" if "\0" in value else None
 
 
 def command_problem(command: Command) -> str | None:
@@ -188,6 +220,12 @@ _OPTIONAL: dict[str, tuple[type | tuple[type, ...], Any]] = {
     "deadline_at": (str, None),
     "key": (str, None),
     "locks": (list, ()),
+    "retry_only_for": (list, ()),
+    "retry_not_for": (list, ()),
+    "soft_timeout_s": ((int, float), None),
+    "inputs": (dict, {}),
+    "values": (dict, None),
+    "when": (str, None),
 }
 _REQUIRED: dict[str, type] = {"id": str, "name": str, "agent": str, "run": list}
 _EXPECT: dict[str, type | tuple[type, ...]] = {
@@ -233,9 +271,14 @@ def _build(values: dict[str, Any], data: dict[str, Any], who: str) -> TaskSpec:
     for name in ("not_before", "deadline_at"):
         if name in values:
             values[name] = _instant(values[name], name, who)
-    for name in ("timeout_s", "retry_delay_s", "retry_max_delay_s"):
+    for name in ("timeout_s", "retry_delay_s", "retry_max_delay_s", "soft_timeout_s"):
         if name in values:
             values[name] = float(values[name])
+    for name in ("retry_only_for", "retry_not_for"):
+        if name in values:
+            values[name] = tuple(_strings(values[name], name, who))
+    if "inputs" in values:
+        values["inputs"] = {name: _places(where, who) for name, where in values["inputs"].items()}
     if "env" in data:
         values["env"] = _string_map(data["env"], "env", who)
     if "expect" in data:
@@ -272,6 +315,12 @@ def _strings(value: Any, name: str, who: str) -> list[str]:
     if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
         raise SpecError(f"stored task {who}: field {name!r} is not a list of strings")
     return value
+
+
+def _places(value: Any, who: str) -> tuple[int, ...]:
+    if not isinstance(value, list) or not all(type(v) is int for v in value):
+        raise SpecError(f"stored task {who}: field 'inputs' is not a map of places")
+    return tuple(value)
 
 
 def _string_map(value: Any, name: str, who: str) -> dict[str, str]:

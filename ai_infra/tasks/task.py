@@ -6,17 +6,19 @@ the server side of it connectors/engine/ (a test holds its table of moves equal 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from ai_infra.core.errors import UsageError
 from ai_infra.core.ids import AgentName, TaskId, WorkerId, WorkflowId
 
 MIN_PRIORITY, MAX_PRIORITY = 1, 10
-MAX_RESULT_BYTES = 64 * 1024  #: of the JSON text of a result; longer output belongs in a file
+MAX_RESULT_BYTES = 64 * 1024  #: of the JSON text of a result without its value; longer output goes to a file
+MAX_VALUE_BYTES = 64 * 1024  #: of the JSON text of the value that the commands handed in
 MAX_SPEC_BYTES = 256 * 1024  #: of the JSON text of a spec
 
 
@@ -118,6 +120,13 @@ class TaskSpec:
     deadline_at: datetime | None = None  #: what has not ended by then is FAILED; what runs is stopped
     key: str | None = None  #: while a task with this key is open, another submit of it is that task
     locks: tuple[str, ...] = ()  #: names of resources; at most one task that names one runs at a time
+    retry_only_for: tuple[str, ...] = ()  #: rules of retry.py; empty: every failure is tried again
+    retry_not_for: tuple[str, ...] = ()
+    soft_timeout_s: float | None = None  #: of one attempt: its command is told (SIGTERM); below timeout_s
+    #: an upstream's name, and where it is: (i,) is needs[i], (i, j) are needs[i:j]
+    inputs: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    values: Mapping[str, Any] | None = None  #: not None: the texts hold templates still; see late.py
+    when: str | None = None  #: a condition: false when it is claimed, and the task is skipped
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,14 +159,22 @@ class TaskView:
     waits: tuple[TaskId, ...]  #: their ids
     excused: int = 0  #: runs that count against no limit: cut short, or before a person said retry
     deaths: int = 0  #: runs that ended with their worker
-    kept_by: str = (
-        ""  #: why a READY task does not run: "lock NAME" is taken, or "flow": its workflow is paused
-    )
+    #: why a READY task does not run: "lock NAME" is taken; its "flow" (workflow) or its "agent" is paused;
+    #: the "rate" of its agent lets it begin only at `due_at`
+    kept_by: str = ""
+    kept_why: str = ""  #: the task that holds the lock, or the reason of the pause
+    due_at: datetime | None = None  #: when a PENDING task's delay ends; see also `kept_by`
+    archive: str | None = None  #: the file it was moved to; it is not in Redis any more
 
     @property
     def last_attempt(self) -> int:
         """The number of the last run, should all that come fail."""
         return self.excused + self.spec.max_attempts
+
+    @property
+    def skipped(self) -> bool:
+        """Whether it is COMPLETED because its condition was false."""
+        return self.state is State.COMPLETED and (self.result or {}).get("skipped") is True
 
     @property
     def id(self) -> TaskId:
@@ -188,7 +205,9 @@ class Outcome:
     """What a worker hands in."""
 
     ok: bool
-    result: Mapping[str, Any] = field(default_factory=dict)  #: a JSON object of at most MAX_RESULT_BYTES
+    result: Mapping[str, Any] = field(
+        default_factory=dict
+    )  #: a JSON object, bounded; `value`: what was handed in
     error: str | None = None
     retry: bool = True  #: False: another attempt would end the same way
     reason: str = ""  #: for the event: "exit 1", "timeout", "cancelled"
@@ -206,6 +225,12 @@ class WorkflowView:
     state: State
     counts: Mapping[State, int]
     paused: str = ""  #: why nothing more of it starts; "" while it goes on
+
+    @classmethod
+    def of(cls, header: WorkflowHeader, tasks: Sequence[TaskView]) -> Self:
+        """One whose tasks are all at hand."""
+        counts = Counter(view.state for view in tasks)
+        return cls(header=header, tasks=tuple(tasks), state=workflow_state(counts), counts=counts)
 
 
 def workflow_state(counts: Mapping[State, int]) -> State:

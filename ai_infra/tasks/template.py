@@ -1,8 +1,9 @@
-"""Templates: `{{ params.x }}` and its few siblings in a workflow file, replaced before anything is submitted.
+"""Templates: `{{ params.x }}` and its siblings in a workflow file (all are in names.py).
 
-Names are known beforehand or it is an error; there are no expressions. A value goes into an argv as it is,
-into a bash text quoted for the shell, into a pattern escaped. Where quoting could not hold (inside quotes,
-comments, here-documents) a template is refused.
+A text is filled once, with all its values: when the file is read, or, if it names an upstream's result, when
+the task is claimed. So no value is ever read as a template. Names are known beforehand or it is an error;
+there are no expressions. A value goes into an argv as it is, into a bash text quoted for the shell, into a
+pattern escaped. Where quoting could not hold (inside quotes, comments, here-documents) a template is refused.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import difflib
 import re
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 _HOLE = re.compile(r"\{\{(.*?)\}\}", re.DOTALL)
 _HEREDOC = re.compile(r"(?<!<)<<(?!<)")
@@ -25,6 +26,12 @@ def fill(text: str, values: Mapping[str, str]) -> str:
     return _replace(text, values, lambda value: value)
 
 
+def only_hole(text: str) -> str | None:
+    """The name in a text that is one template and nothing else."""
+    match = _HOLE.fullmatch(text.strip())
+    return match[1].strip() if match and "}}" not in match[1] else None
+
+
 def fill_pattern(text: str, values: Mapping[str, str]) -> str:
     """The same for a regular expression: values match literally."""
     return _replace(text, values, re.escape)
@@ -32,8 +39,8 @@ def fill_pattern(text: str, values: Mapping[str, str]) -> str:
 
 def fill_bash(text: str, values: Mapping[str, str]) -> str:
     """The same for a bash text: every value is one word, whatever it holds."""
-    for hole in _HOLE.finditer(text):
-        place = _place(text[: hole.start()])
+    for hole, mode, bare in _scan(text):
+        place = _place(text, hole, mode, bare)
         if place is not None:
             raise TemplateError(
                 f"{hole[0]} stands {place}, where its value could not be quoted safely; "
@@ -59,11 +66,16 @@ def _hint(name: str, values: Mapping[str, str]) -> str:
     return f"did you mean {near[0]}?" if near else f"known: {', '.join(sorted(values))}"
 
 
-def _place(before: str) -> str | None:
-    """Where bash stands after `before`, in words; None: where a quoted word may stand."""
-    if _HEREDOC.search(before):
+def _place(text: str, hole: re.Match[str], mode: str, bare: str) -> str | None:
+    """Where bash stands at a template, in words; None: where a quoted word may stand."""
+    if _HEREDOC.search(text, 0, hole.start()):
         return "after a here-document"
-    return _PLACES.get(_mode(before))
+    if mode:
+        return _PLACES[mode]
+    compared = _NUMBERS_BEFORE.search(bare) or _NUMBERS_AFTER.match(text, hole.end())
+    if _COUNTED.search(bare) or (compared and _TEST.search(bare)):
+        return "in arithmetic, an index or ${…}"
+    return None
 
 
 _PLACES = {
@@ -76,12 +88,37 @@ _PLACES = {
 }
 
 
-def _mode(text: str) -> str:
-    """The quote that is open at the end of `text`, `#` for a comment, `\\` for an escape, or ''."""
+#: What stands before a place that bash evaluates, quoted or not: there it would run the command of `a[$(…)]`.
+_COUNTED = re.compile(
+    r"""(?: \(\((?:(?!\)\)).)*                             # ((…)), $((…))
+      | \$\[[^\]]* | \$\{[^}]*                             # $[…], ${V:…}
+      | (?:[\w(]\[ | \[(?![\[\s]))[^\]]*                   # a[…]=, ([…]=…)
+      | (?:\A|[;&|({\n]|\b(?:do|then|else|if|while)\s)\s*(?:let|read|unset)\s[^;&|\n]*
+      | \b(?:declare|typeset|local|export|readonly)\s[^;&|\n]*-\w*i\w*\s[^;&|\n]*
+      | (?:\b(?:printf|test)|\[\[?)\s+(?:!\s+)?-v\s+
+    )\Z""",
+    re.DOTALL | re.VERBOSE,
+)
+_TEST = re.compile(r"\[\[(?:(?!\]\]).)*\Z", re.DOTALL)
+_NUMBERS_BEFORE = re.compile(r"\s-(?:eq|ne|lt|le|gt|ge)\s+\S*\Z")
+_NUMBERS_AFTER = re.compile(r"\S*\s+-(?:eq|ne|lt|le|gt|ge)\s")
+
+
+def _scan(text: str) -> Iterator[tuple[re.Match[str], str, str]]:
+    """Each template; the quote that is open there (`#` for a comment, `\\` for an escape, or none); and the
+    text before it without what is quoted, escaped or a comment.
+    """
+    bare: list[str] = []
     mode, i = "", 0
-    while i < len(text):
-        mode, i = _step(text, i, mode)
-    return mode if i == len(text) else "\\"
+    for hole in _HOLE.finditer(text):
+        while i < hole.start():
+            now, after = _step(text, i, mode)
+            if not mode and not now and after == i + 1:
+                bare.append(text[i])
+            mode, i = now, after
+        yield hole, mode if i == hole.start() else "\\", "".join(bare)
+        bare.append("_")
+        i = hole.end()
 
 
 def _step(text: str, i: int, mode: str) -> tuple[str, int]:

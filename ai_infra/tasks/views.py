@@ -35,6 +35,7 @@ class Beat:
     cancelled: tuple[TaskId, ...]  #: tasks this worker holds that somebody asked to end
     lost: tuple[TaskId, ...]  #: tasks it thought it held and does not any more: stop working on them
     suspects: tuple[str, ...]  #: processes that most of the live ones find silent
+    paused: str = ""  #: why the agent of this worker begins no task; "" while it goes on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +68,7 @@ class AgentCounts:
     cancelled: int
     idle_workers: int
     paused: str  #: why it begins no task; "" while it goes on
+    rate_per_minute: float  #: it begins at most so many tasks a minute; 0: no limit
     hour_done: int
     hour_failed: int
     hour_retried: int
@@ -96,7 +98,7 @@ def read_time(text: str | int | None) -> datetime | None:
     return None if text is None else datetime.fromtimestamp(int(text) / 1000, UTC)
 
 
-def read_instant(text: str | int) -> datetime:
+def read_instant(text: str | float) -> datetime:
     """A server instant in ms."""
     return datetime.fromtimestamp(int(text) / 1000, UTC)
 
@@ -110,7 +112,7 @@ def read_claim(reply: Sequence[Any], worker: WorkerId) -> Claim:
 def read_view(row: Sequence[Any]) -> TaskView:
     """From `view`."""
     spec, state, attempt, worker, created, ready, started, finished, error, result, *rest = row
-    waits, excused, deaths, kept_by = rest
+    waits, excused, deaths, kept_by, kept_why, due = rest
     return TaskView(
         spec=load_spec(spec),
         state=State(state),
@@ -127,6 +129,8 @@ def read_view(row: Sequence[Any]) -> TaskView:
         excused=int(excused),
         deaths=int(deaths),
         kept_by=kept_by,
+        kept_why=kept_why,
+        due_at=read_instant(float(due)) if due else None,
     )
 
 
@@ -158,6 +162,7 @@ def read_counts(row: Sequence[Any]) -> AgentCounts:
         cancelled=n.get("CANCELLED", 0),
         idle_workers=row[1],
         paused=row[5],
+        rate_per_minute=round(60_000 / float(row[6]), 6) if float(row[6]) else 0.0,
         hour_done=done,
         hour_failed=failed,
         hour_retried=retried,

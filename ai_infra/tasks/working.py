@@ -18,7 +18,7 @@ from ai_infra.core.errors import Conflict, ConnectorUnavailable, NotFound, Usage
 from ai_infra.core.ids import AgentName, TaskId, WorkerId
 from ai_infra.tasks.calls import BLOCK_S, DEFAULT_LEASE_S, Calls, as_ms, clean
 from ai_infra.tasks.spec import dump_json, load_spec
-from ai_infra.tasks.task import CANCELLED_REASON, MAX_RESULT_BYTES, Claim, Outcome, State
+from ai_infra.tasks.task import CANCELLED_REASON, MAX_RESULT_BYTES, MAX_VALUE_BYTES, Claim, Outcome, State
 from ai_infra.tasks.views import Beat, Notice, read_claim, read_instant
 
 _REMEMBERED = 4096
@@ -111,8 +111,8 @@ class Working(Calls):
         """Hand in the outcome; the task's new state and, with `take_next`, what claim() would give.
 
         COMPLETED; or PENDING (will be tried again), FAILED (dead letter), CANCELLED (it was asked for).
-        Conflict: the task is not ours any more, the outcome is dropped. Raises UsageError for a result over
-        MAX_RESULT_BYTES.
+        Conflict: the task is not ours any more, the outcome is dropped. Raises UsageError for a result that
+        is too large.
         """
         spec = claim.spec
         others = [task for task in self._held.get(claim.worker, ()) if task != spec.id]
@@ -176,7 +176,7 @@ class Working(Calls):
         Raises Conflict when the Redis has become another installation's.
         """
         before = set(self._held.get(worker, ())) if worker else set()
-        owned, cancelled, suspects, at = await self._call(
+        owned, cancelled, suspects, at, paused = await self._call(
             "beat",
             name,
             worker or "",
@@ -192,6 +192,7 @@ class Working(Calls):
             cancelled=tuple(cancelled),
             lost=tuple(sorted(lost)),
             suspects=tuple(suspects),
+            paused=paused,
         )
 
     def _answered(self, reply: Any, agent: AgentName, worker: WorkerId, lease_s: float) -> Claim | None:
@@ -254,9 +255,9 @@ def _verdict(outcome: Outcome) -> str:
 
 def _result_text(task: TaskId, result: Mapping[str, Any]) -> str:
     text = dump_json(dict(result))
-    if len(text) > MAX_RESULT_BYTES:
+    most = MAX_RESULT_BYTES + (MAX_VALUE_BYTES + len(',"value":') if "value" in result else 0)
+    if len(text) > most:
         raise UsageError(
-            f"the result of task {task} is {len(text)} bytes, more than {MAX_RESULT_BYTES}; "
-            "write it to a file"
+            f"the result of task {task} is {len(text)} bytes, more than {most}; write it to a file"
         )
     return text

@@ -208,6 +208,33 @@ def test_a_ledger_that_was_removed_does_not_end_the_healing(session: Installatio
     session.wait_healed("code", session.kill("code"), timeout_s=30)
 
 
+def test_logs_that_were_removed_under_a_session_begin_anew(session: Installation) -> None:
+    pids = {window: session.pid(window) for window in WINDOWS}
+    subprocess.run(["rm", "-rf", str(session.home.logs)], check=True)
+    for name in ("first", "second"):  # the line that finds its file gone may go with it
+        words = ["task", "submit", "code", "--wait", "--name", name, "--", "echo", "well"]
+        task = session.ok(*words).split()[0]
+    assert "well" in (session.home.task_logs / f"{task}.1.log").read_text()
+    wait_until(lambda: "second" in session.screen("logs"), 10, "the logs window shows the new file")
+    assert [row for row in session.json("logs", "code") if row["event"] == "task_ended"]
+    assert {window: session.pid(window) for window in WINDOWS} == pids
+
+
+def test_locks_and_socket_that_were_removed_are_made_again(machine: Installation) -> None:
+    machine.configure("supervisor: {heartbeat_s: 0.5}\n")
+    machine.ok("up")
+    pids = {window: machine.pid(window) for window in WINDOWS}
+    redis = pids.pop("redis")
+    for path in [*machine.home.run.glob("*.lock"), machine.home.redis_socket]:
+        path.unlink()
+    wait_until(lambda: all(machine.pid(name) == pid for name, pid in pids.items()), 10, "the locks are back")
+    machine.wait_healed("redis", redis or 0)
+    machine.ok("up")
+    machine.ok("task", "submit", "code", "--wait", "--", "true")
+    assert machine.json("status")["is_well"]
+    assert {window: machine.pid(window) for window in pids} == pids
+
+
 def test_a_home_that_was_removed_does_not_hide_the_session_from_down(session: Installation) -> None:
     pids = [session.pid(window) for window in WINDOWS]
     subprocess.run(["rm", "-rf", str(session.home.root)], check=True)
@@ -222,6 +249,31 @@ def test_a_task_cannot_end_what_it_runs_in(session: Installation) -> None:
         assert view.returncode == 1
         assert "a task cannot call" in view.stdout
     assert session.json("status")["is_well"]
+
+
+@pytest.mark.parametrize("file", ["ai-infra.yaml", "tmux/session.yaml"])
+def test_a_window_waits_for_settings_that_a_person_is_writing(session: Installation, file: str) -> None:
+    old, path = session.pid("code"), session.home.config / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("windows: [")
+    session.kill("code")
+    wait_until(lambda: "waiting until it is put right" in session.screen("code"), 20, "it says so")
+    assert f"{path}:" in session.screen("code")
+    path.unlink()
+    session.wait_healed("code", old or 0)
+    restarts = {w["name"]: w["restarts"] for w in session.json("status")["windows"]}
+    assert restarts == {**dict.fromkeys(WINDOWS, 0), "code": 1}
+
+
+def test_a_path_that_is_longer_than_tmux_takes_is_named(session: Installation) -> None:
+    long = {"PATH": ":".join([session.env["PATH"], *["/x" * 50] * 170])}
+    before = session.pid("code")
+    for words in (["up"], ["restart", "code"]):
+        assert "PATH: its 17" in session.fails(*words, code=7, **long)
+    assert session.pid("code") == before
+    session.ok("down", **long)
+    session.fails("up", code=7, **long)
+    assert session.tmux("list-sessions") == ""
 
 
 def test_down_works_while_a_file_of_settings_is_broken(session: Installation) -> None:

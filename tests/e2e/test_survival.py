@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
@@ -95,6 +96,18 @@ def test_work_survives_the_death_of_redis(session: Installation) -> None:
     assert session.task(task)["attempt"] == 1
 
 
+def test_a_redis_server_that_stands_still_does_not_keep_its_data_from_the_next(session: Installation) -> None:
+    task = session.ok("task", "submit", "code", "--wait", "--", "echo", "kept").split()[0]
+    window = session.pid("redis")
+    assert window is not None
+    server = int(Path(f"/proc/{window}/task/{window}/children").read_text().split()[0])
+    os.kill(server, signal.SIGSTOP)
+    session.wait_healed("redis", session.kill("redis"), timeout_s=40)
+    assert not alive(server)
+    assert session.task(task)["result"]["output_tail"] == "kept\n"
+    assert next(w for w in session.json("status")["windows"] if w["name"] == "redis")["restarts"] == 1
+
+
 def test_the_death_of_the_tmux_server_is_healed_by_up(session: Installation) -> None:
     done = session.ok("task", "submit", "code", "--wait", "--name", "before", "--", "echo", "kept").split()[0]
     running = session.ok(
@@ -176,6 +189,33 @@ def test_a_tmux_that_does_not_answer_restarts_nothing(session: Installation) -> 
     session.ok("status")
     assert {window: session.pid(window) for window in WINDOWS} == before
     assert not [row for row in session.json("logs", "-n", "500") if row["event"] == "window_died"]
+
+
+def test_a_terminal_that_takes_nothing_holds_no_window(session: Installation) -> None:
+    pid, server = session.pid("logs"), int(session.tmux("display-message", "-p", "#{pid}"))
+    assert pid is not None
+    log = session.home.logs / "flood.jsonl"
+    os.kill(server, signal.SIGSTOP)
+    try:
+        with log.open("w") as file:
+            for number in range(5000):
+                file.write(f'{{"event": "flood", "level": "info", "number": {number}}}\n')
+        wait_until(lambda: _has_read(pid, log), 10, "the logs window has seen it")
+        os.kill(pid, signal.SIGTERM)
+        wait_until(lambda: not alive(pid), 10, "it ends although nobody takes what it shows")
+    finally:
+        os.kill(server, signal.SIGCONT)
+    session.wait_healed("logs", pid)
+
+
+def _has_read(pid: int, path: Path) -> bool:
+    """Whether a process has read a file to its end."""
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(OSError):
+            if Path(os.readlink(link)) == path:
+                pos = int(Path(f"/proc/{pid}/fdinfo/{link.name}").read_text().split()[1])
+                return pos == path.stat().st_size
+    return False
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])

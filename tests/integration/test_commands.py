@@ -25,7 +25,7 @@ from ai_infra.core.home import Home
 from ai_infra.core.ids import AgentName, TaskId, WorkerId, WorkflowId
 from ai_infra.core.orphans import end_orphans, find_orphans
 from ai_infra.core.settings import AgentSettings, TaskSettings
-from ai_infra.tasks.task import Claim, Expect, Outcome, State, TaskSpec
+from ai_infra.tasks.task import Claim, Expect, Outcome, State, TaskSpec, TaskView
 from ai_infra.testing import wait_until, wait_until_async
 
 PATH = "/usr/local/bin:/usr/bin:/bin"
@@ -387,6 +387,10 @@ class View:
         self.told.append((what, ok))
 
 
+async def no_upstreams(tasks: object) -> list[TaskView | None]:
+    raise AssertionError("a task without needs asks for nothing")
+
+
 class Agent:
     """An agent that runs single attempts."""
 
@@ -400,7 +404,9 @@ class Agent:
     def attempt(self, *run: Command, **more: Any) -> Attempt:
         spec = TaskSpec(id=TaskId("t-1"), name="x", agent=AgentName("code"), run=run, **more)
         claim = Claim(spec=spec, attempt=2, fence=1, worker=WorkerId("code.1"), state=State.IN_PROGRESS)
-        limits = TaskSettings(lease_s=30.0, grace_s=0.3, output_max_bytes=10**6, temp_max_age_s=0.0)
+        limits = TaskSettings(
+            lease_s=30.0, grace_s=0.3, output_max_bytes=10**6, temp_max_age_s=0.0, aging_s=0.0
+        )
         return Attempt(
             claim,
             home=self.home,
@@ -408,6 +414,7 @@ class Agent:
             limits=limits,
             view=self.view,
             base_env={"PATH": PATH},
+            upstreams=no_upstreams,
         )
 
     def run(self, *run: Command, **more: Any) -> Outcome:

@@ -240,6 +240,7 @@ def test_what_it_says_is_passed_on_without_its_banner(place: Place) -> None:
 
 def test_a_second_server_on_the_same_folder_is_refused(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "DATA_WAIT_S", 0.2)
+    monkeypatch.setattr(room, "KILL_WAIT_S", 0.2)
 
     async def look(server: EmbeddedRedis) -> None:
         with pytest.raises(
@@ -304,6 +305,27 @@ def test_a_server_that_outlived_its_parent_still_owns_its_data(place: Place) -> 
         os.kill(pid, signal.SIGCONT)
     wait_until(lambda: not is_locked(place.home.redis / "server.lock"), 10, "the folder is free")
     assert not alive(pid)
+
+
+def test_a_server_that_is_stopped_and_outlived_its_parent_is_killed(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "DATA_WAIT_S", 0.2)
+    with subprocess.Popen(
+        [sys.executable, "-c", PARENT, str(place.home.root)], stdout=subprocess.PIPE
+    ) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        assert place.ask("SET", "key", "value") == "+OK\r\n"
+        os.kill(pid, signal.SIGSTOP)
+        parent.kill()
+
+    async def read(server: EmbeddedRedis) -> None:
+        assert place.ask("GET", "key") == "$5\r\nvalue\r\n"
+
+    place.serving(read)
+    assert not alive(pid)
+    assert ("warning", f"the server of the life before (pid {pid}) does not end and is killed") in place.said
 
 
 def test_kill_9_of_its_parent_ends_it_and_the_next_has_the_data(place: Place) -> None:
@@ -498,6 +520,13 @@ def test_no_server_to_start(
         find_server()
 
 
+def test_a_server_that_does_not_say_its_version(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in(monkeypatch, folder, "#!/bin/sh\nexec /bin/sleep 600\n")
+    monkeypatch.setattr(room, "VERSION_WAIT_S", 0.2)
+    with pytest.raises(SystemProblem, match=r"redis-server --version` gave no answer within 0.2 s"):
+        find_server()
+
+
 @pytest.mark.parametrize("version", ["7.0.15", "7.2.4", "8.0.0", "10.1.0"])
 def test_versions_that_will_do(folder: Path, monkeypatch: pytest.MonkeyPatch, version: str) -> None:
     stand_in(monkeypatch, folder, f"#!/bin/sh\necho Redis server v={version} sha=0\n")
@@ -528,6 +557,19 @@ def test_a_fatal_word_without_a_time_is_not_lost() -> None:
 
 
 # -- hung, and cancelled -------------------------------------------------------------------------------------
+
+
+def test_a_server_whose_socket_was_removed_ends_by_name(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "PING_EVERY_S", 0.05)
+
+    async def look(server: EmbeddedRedis) -> None:
+        place.home.redis_socket.unlink()
+        with pytest.raises(Failed, match=r"redis\.sock was removed"):
+            await asyncio.wait_for(server.watch(), 10)
+
+    place.serving(look)
 
 
 def test_a_stopped_server_is_noticed_by_pings_of_its_own(

@@ -33,7 +33,8 @@ class TestLocks:
             await e.submit([task("a", locks=("repo",)), task("b", locks=("repo",)), task("c")])
             first = await claimed(e, W1)
             assert (await claimed(e, W2)).spec.id == "c"
-            assert (await e.get(B)).kept_by == "lock repo"
+            held = await e.get(B)
+            assert (held.kept_by, held.kept_why) == ("lock repo", "a")
             assert (await e.get(B)).state is S.READY
             assert (await e.counts())[CODE].ready == 1
             assert await e.list_tasks(state=S.READY)
@@ -138,7 +139,12 @@ class TestPauses:
             assert await e.finish(first, OK, take_next=True) == (S.COMPLETED, None)
             await e.submit([task("c", priority=9)])
             assert await e.claim(CODE, W2, 30) is None
+            kept = await e.get(B)
+            assert (kept.kept_by, kept.kept_why) == ("agent", "disk is full")
+            assert (await e.beat(CODE, W1)).paused == "disk is full"
+            assert (await e.beat("monitor")).paused == ""
             await e.resume_agent(CODE)
+            assert (await e.beat(CODE, W1)).paused == ""
             got = {(await handed(e, W1)).spec.id, (await handed(e, W2)).spec.id}
             assert got == {"b", "c"}
             assert (await e.counts())[CODE].paused == ""
@@ -159,12 +165,16 @@ class TestPauses:
             await e.pause_workflow(flow, "a person said so")
             assert (await e.workflow(flow)).paused == "a person said so"
             await e.finish(first, OK)
-            assert (await e.get(B)).kept_by == "flow"
+            kept = await e.get(B)
+            assert (kept.kept_by, kept.kept_why) == ("flow", "a person said so")
+            [paused] = await e.paused_workflows()
+            assert (paused.header.id, paused.paused) == (flow, "a person said so")
             assert await work_off(e) == ["other"]
             await e.resume_workflow(flow)
             assert (await handed(e)).spec.id == "b"
             assert (await claimed(e)).spec.id == "c"
             assert (await e.workflow(flow)).paused == ""
+            assert await e.paused_workflows() == []
 
         run(redis_server.address, body)
 
@@ -211,7 +221,14 @@ class TestRates:
             await e.submit([task("a"), task("b")])
             first = await claimed(e)
             assert await e.finish(first, OK, take_next=True) == (S.COMPLETED, None)
+            kept = await e.get(B)
+            assert kept.kept_by == "rate"
+            assert (
+                timedelta(minutes=9) < (kept.due_at or in_s(0)) - datetime.now(UTC) <= timedelta(minutes=10)
+            )
+            assert (await e.counts())[CODE].rate_per_minute == 0.1
             await e.limit_agent(CODE, 0)
+            assert (await e.counts())[CODE].rate_per_minute == 0
             assert (await handed(e)).spec.id == "b"
 
         run(redis_server.address, body)
@@ -224,6 +241,9 @@ class TestTimes:
             assert await e.claim(CODE, W1, 30) is None
             await e.submit([task("a", not_before=in_s(0.2)), task("b", "a", not_before=in_s(3600))])
             assert await states(e, "a", "b") == {"a": S.PENDING, "b": S.PENDING}
+            due = (await e.get(B)).due_at
+            assert due is not None
+            assert timedelta(seconds=3590) < due - datetime.now(UTC) <= timedelta(seconds=3600)
             claim = await handed(e)
             assert datetime.now(UTC) >= (claim.spec.not_before or in_s(9))
             await e.finish(claim, Outcome(ok=False, retry=False, error="no"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import shutil
@@ -522,6 +523,29 @@ def test_a_session_is_ended_and_twice_is_safe(server: Server) -> None:
     server.ask("kill-server")
     wait_until(lambda: server.look() == Absent(), 5, "no server is left")
     go(server.tmux.kill_session(session))
+
+
+def test_a_server_that_dies_while_it_is_asked_has_no_session_left(server: Server) -> None:
+    server.make("supervisor")
+    session, pid = server.present().session_id, server.pid()
+
+    def asking() -> bool:
+        """Whether a client of ours is connected."""
+        with contextlib.suppress(OSError):
+            for child in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split():
+                links = [os.readlink(link) for link in Path(f"/proc/{child}/fd").iterdir()]
+                if any(link.startswith("socket:") for link in links):
+                    return True
+        return False
+
+    async def main() -> None:
+        os.kill(pid, signal.SIGSTOP)
+        ending = asyncio.create_task(server.tmux.kill_session(session))
+        await asyncio.to_thread(wait_until, asking, 5, "it is asked")
+        os.kill(pid, signal.SIGKILL)
+        await ending
+
+    go(main())
 
 
 def test_the_last_session_takes_the_server_with_it(server: Server) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import shutil
 import tempfile
@@ -15,6 +16,7 @@ import pytest
 from engine_kit import CODE, engine_on, task
 
 from ai_infra.agents import attempt as attempt_module
+from ai_infra.agents import worker as worker_module
 from ai_infra.agents.scratch import Scratch
 from ai_infra.agents.worker import Worker
 from ai_infra.core.events import EventLog
@@ -34,8 +36,11 @@ class Window:
     """An agent's window; `breaks_on` is a command that it cannot bear to see."""
 
     breaks_on = ""
+    idle_said = 0
 
-    def idle(self, counts: Mapping[str, int]) -> None: ...
+    def idle(self, counts: Mapping[str, int]) -> None:
+        self.idle_said += 1
+
     def task_started(self, spec: TaskSpec, attempt: int) -> None: ...
     def output(self, chunk: bytes) -> None: ...
     def command_ended(self, exit_code: int, duration_s: float) -> None: ...
@@ -67,8 +72,8 @@ class Life:
     async def _run(self, body: Callable[[Life], Awaitable[None]]) -> None:
         self.process = Process(WindowName("code"), self.home, self.log)
         async with engine_on(self.address) as self.person, engine_on(self.address) as engine:
-            worker = Worker(self.process, self.settings, engine, self.window, ENV)
-            self.serving = asyncio.create_task(worker.serve())
+            self.worker = Worker(self.process, self.settings, engine, self.window, ENV)
+            self.serving = asyncio.create_task(self.worker.serve())
             try:
                 await body(self)
             finally:
@@ -240,6 +245,8 @@ def test_an_agent_that_goes_deaf_ends_by_name(life: Life, own_redis: RedisServer
             await life.asleep()
         own_redis.ask("RPUSH", life.person.connection.key(f"inbox:{life.process.worker}"), "no notice")
         await asyncio.wait_for(life.process.stop.wait(), 10)
+        assert life.process.payload()["state"] == "STOPPING"
+        assert life.process.changed.is_set()  # so the heartbeat tells it at once
         (life.scratch.root / "go").touch()
         await asyncio.wait({life.serving}, timeout=10)
         if task_id is not None:
@@ -277,3 +284,52 @@ def test_cleaning_does_not_hold_the_loop(life: Life, monkeypatch: pytest.MonkeyP
 
     life.run(body)
     assert in_time == [True]
+
+
+def test_commands_that_cannot_be_ended_are_told(life: Life, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_module, "adopt_orphans", lambda: None)
+    monkeypatch.setattr(worker_module, "end_orphans", lambda home, agent: 2)
+    monkeypatch.setattr(worker_module, "find_orphans", lambda home, agent: [4242])
+
+    async def main() -> None:
+        async with engine_on(life.address) as engine:
+            process = Process(WindowName("code"), life.home, life.log)
+            await Worker(process, life.settings, engine, life.window, ENV).recover()
+
+    asyncio.run(main())
+    assert [event["pids"] for event in life.events("commands_left")] == [[4242]]
+    assert [event["commands_ended"] for event in life.events("recovered")] == [2]
+
+
+# -- pauses and rates ---------------------------------------------------------------------------------------
+
+
+def test_a_pause_is_said_once_and_so_is_its_end(life: Life) -> None:
+    async def body(life: Life) -> None:
+        async def waits() -> bool:
+            return life.window.idle_said == 1
+
+        await wait_until_async(waits, 10, "it says that it waits")
+        for reason in ("", "disk is full", "disk is full", "disk is full (bob)", "", ""):
+            life.worker.note_pause(reason)
+
+    life.run(body)
+    assert [entry["reason"] for entry in life.events("paused")] == ["disk is full", "disk is full (bob)"]
+    assert len(life.events("resumed")) == 1
+    assert life.window.idle_said == 2
+
+
+def test_a_new_life_brings_its_rate_and_takes_an_old_one_away(life: Life) -> None:
+    async def rate(life: Life, per_minute: float) -> float:
+        agents = {**life.settings.agents}
+        agents["code"] = dataclasses.replace(agents["code"], rate_per_minute=per_minute)
+        life.worker._settings = dataclasses.replace(life.settings, agents=agents)
+        await life.worker.recover()
+        return (await life.person.counts())[CODE].rate_per_minute
+
+    async def body(life: Life) -> None:
+        assert await rate(life, 90) == pytest.approx(90, rel=0.01)
+        assert await rate(life, 0) == 0
+
+    life.run(body)
+    assert [entry["rate_per_minute"] for entry in life.events("rate_limited")] == [90]

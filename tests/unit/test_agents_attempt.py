@@ -23,6 +23,7 @@ MARKS = {
     "AI_INFRA_TASK_ID": "t-1",
     "AI_INFRA_TASK_NAME": "lint",
     "AI_INFRA_ATTEMPT": "2",
+    "AI_INFRA_RESULT": "/srv/state/workspace/.agent-scratch/code/exchange/t-1/result.json",
 }
 OWN = {"PATH", "HOME", "TMPDIR", "GIT_TERMINAL_PROMPT"}
 

@@ -16,8 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ai_infra.agents import patterns
-from ai_infra.agents.checks import JSON_MAX_BYTES, SEARCHED_BYTES, Checked, Ran, check_all, value_at
+from ai_infra.agents.checks import JSON_MAX_BYTES, SEARCHED_BYTES, Checked, Ran, check_all
 from ai_infra.agents.commands import Command
+from ai_infra.tasks.jsonpath import value_at
 from ai_infra.tasks.task import Expect
 
 DOCUMENT: dict[str, Any] = {

@@ -20,7 +20,7 @@ TOKEN = "gh" + "p_" + "Qx7Lm2Zt9" * 4  # put together here, so that no file hold
         ("https://user:word@example.org/a", "example.org", True),
         (f"https://{TOKEN}@example.org/a", "example.org", True),
         ("/srv/git/a.git", "a local path", False),
-        ("C:/work/a", "a local path", False),
+        ("C:/src/a", "a local path", False),
         ("file:///srv/a", "a local path", False),
         ("https://user:pw@[bad/a", "an unreadable address", True),
     ],

@@ -86,6 +86,16 @@ def test_kill_9_at_any_moment_leaves_no_torn_file(tmp_path: Path) -> None:
     assert seen == {b"a", b"b"}
 
 
+def test_what_a_killed_writer_left_is_swept_by_a_later_one(tmp_path: Path) -> None:
+    old, young = (tmp_path / f".file.{token}" for token in ("0123abcd", "4567abcd"))
+    others = [tmp_path / name for name in (".file.json.0123abcd", ".file.txt", ".other.0123abcd")]
+    for path in (old, young, *others):
+        path.write_text("torn")
+        os.utime(path, None if path == young else (0, 0))
+    write_text(tmp_path / "file", "whole")
+    assert sorted(tmp_path.iterdir()) == sorted([tmp_path / "file", young, *others])
+
+
 def test_a_file_is_the_owners_alone_whatever_the_umask(tmp_path: Path) -> None:
     old = os.umask(0)
     try:

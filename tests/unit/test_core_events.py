@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import stat
 import subprocess
 import sys
@@ -134,14 +135,15 @@ def test_a_full_disk_stops_nothing() -> None:
 
 
 def test_a_folder_that_is_gone_stops_nothing_and_the_loss_is_said_once(tmp_path: Path) -> None:
-    log = log_to(tmp_path / "logs" / "code.jsonl")
+    log = log_to(tmp_path / "home" / "logs" / "code.jsonl")
     for _ in range(3):
         log("said")
-    (tmp_path / "logs").mkdir()
+    (tmp_path / "home").mkdir()
     log("said", number=4)
     log("said", number=5)
     told = [
-        (line["event"], line.get("count"), line.get("number")) for line in lines(tmp_path / "logs/code.jsonl")
+        (line["event"], line.get("count"), line.get("number"))
+        for line in lines(tmp_path / "home/logs/code.jsonl")
     ]
     assert told == [("log_lines_lost", 3, 4), ("said", None, 4), ("said", None, 5)]
 
@@ -159,6 +161,23 @@ def test_a_line_cut_short_by_a_full_disk_spoils_no_other(tmp_path: Path) -> None
     assert kept[-2:] == [20, 21]
     lost = next(line["count"] for line in found if line["event"] == "log_lines_lost")
     assert len(kept) + lost == 22
+
+
+def test_a_folder_that_a_person_removed_comes_back_but_not_a_home(tmp_path: Path) -> None:
+    folder = tmp_path / "home" / "logs"
+    folder.mkdir(parents=True)
+    log = log_to(folder / "code.jsonl")
+    log("before")
+    shutil.rmtree(folder)
+    for number in range(2):  # the first goes into the file that is gone
+        log("said", number=number)
+    assert [line["number"] for line in lines(folder / "code.jsonl")] == [1]
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    shutil.rmtree(folder.parent)
+    for number in range(2):
+        log("said", number=number)
+    assert not folder.parent.exists()
+    log.close()
 
 
 def test_a_log_that_a_person_removed_comes_back(tmp_path: Path) -> None:

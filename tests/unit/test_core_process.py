@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +17,8 @@ import pytest
 
 from ai_infra.core.durable import FileLock
 from ai_infra.core.home import Home
-from ai_infra.core.process import exit_path, last_exit, living_pid, lock_path
+from ai_infra.core.ids import WindowName
+from ai_infra.core.process import Process, exit_path, last_exit, living_pid, lock_path
 from ai_infra.testing import wait_until
 
 #: Lives as `code`; what main() does is a word of the command line.
@@ -48,6 +50,8 @@ async def main():
                         raise SystemProblem("deep inside")
                     group.create_task(fail())
             outer.create_task(inner())
+    elif deed == "disk":
+        raise OSError(5, "Input/output error")
     elif deed == "exit":
         sys.exit(9)
 
@@ -138,6 +142,7 @@ def test_the_second_signal_insists(home: Home) -> None:
         ("finish", 0, "finished"),
         ("bug", 1, "bug: KeyError('nothing') (trace in logs/code.jsonl)"),
         ("groups", 7, "deep inside"),
+        ("disk", 1, "bug: OSError(5, 'Input/output error') (trace in logs/code.jsonl)"),
         ("exit", 1, "bug: SystemExit(9) (trace in logs/code.jsonl)"),
     ],
 )
@@ -162,6 +167,40 @@ def test_one_life_at_a_time(home: Home) -> None:
             assert second.wait(10) == 5
         assert living_pid(home, "code") == first.pid
         assert first.poll() is None
+
+
+def test_a_lock_whose_file_was_removed_is_taken_again(home: Home) -> None:
+    process = Process(WindowName("code"), home, lambda *words, **fields: None)
+
+    async def main() -> None:
+        process.keep_lock()
+        for removed in (lock_path(home, "code"), home.run, home.root):
+            if removed.is_dir():
+                shutil.rmtree(removed)
+            else:
+                removed.unlink()
+            assert living_pid(home, "code") is None
+            process.keep_lock()
+            assert living_pid(home, "code") == (None if not home.run.exists() else os.getpid())
+        assert process.stop.is_set() is False
+
+    process.run(main, wait_s=0)
+
+
+def test_a_lock_that_another_has_by_now_ends_us(home: Home) -> None:
+    said: list[str] = []
+    process = Process(WindowName("code"), home, lambda event, *words, **fields: said.append(event))
+
+    async def main() -> None:
+        lock_path(home, "code").unlink()
+        with life(home) as other:
+            until(other, "ready")
+            process.keep_lock()
+            assert process.stop.is_set()
+            assert living_pid(home, "code") == other.pid
+
+    process.run(main, wait_s=0)
+    assert said == ["started", "lock_lost", "exited"]
 
 
 def test_the_next_life_waits_for_the_end_of_the_last(home: Home) -> None:
@@ -192,9 +231,6 @@ def test_a_lock_without_a_pid_names_nobody(home: Home) -> None:
 
 
 def test_what_a_heartbeat_says(home: Home) -> None:
-    from ai_infra.core.ids import WindowName
-    from ai_infra.core.process import Process
-
     process = Process(WindowName("code"), home, lambda *words, **fields: None)
     process.activity = {"task": "t-1"}
     said = process.payload()
@@ -207,3 +243,9 @@ def test_what_a_heartbeat_says(home: Home) -> None:
     process.ready()
     assert process.payload()["state"] == "RUNNING"
     assert wait_until(process.changed.is_set)
+    process.changed.clear()
+    process.begin_stop()
+    process.ready()  # asked to stop while it started
+    assert process.payload()["state"] == "STOPPING"
+    assert process.stop.is_set()
+    assert process.changed.is_set()

@@ -202,8 +202,13 @@ def test_whole_numbers_are_good_where_fractions_are(home: Home) -> None:
 
 
 def test_agents_are_merged_key_by_key(home: Home) -> None:
-    configure(home, "agents:\n  code: {description: mine}\n  ops: {folders: [a-b, c_d]}\n", "agents.yaml")
+    configure(
+        home,
+        "agents:\n  code: {description: mine}\n  ops: {folders: [a-b, c_d], rate_per_minute: 90}\n",
+        "agents.yaml",
+    )
     agents = load_settings(home, {}).agents
+    assert (agents["code"].rate_per_minute, agents["ops"].rate_per_minute) == (0.0, 90.0)
     assert (agents["code"].description, agents["code"].folders) == ("mine", ("git-worktrees",))
     assert (agents["ops"].name, agents["ops"].description, agents["ops"].folders) == (
         "ops",
@@ -224,8 +229,11 @@ RESERVED = ()
         ("agents:\n  Code: {}\n", "2: agents.Code: an agent's name is small letters"),
         ("agents:\n  ../x: {}\n", "2: agents.../x: an agent's name is small letters"),
         ("agents:\n  5: {}\n", "2: agents.5: an agent's name is small letters"),
-        ("agents:\n  code: x\n", "2: agents.code: must be a table of description and folders"),
-        ("agents:\n  code:\n", "2: agents.code: must be a table of description and folders"),
+        (
+            "agents:\n  code: x\n",
+            "2: agents.code: must be a table of description, folders and rate_per_minute",
+        ),
+        ("agents:\n  code:\n", "2: agents.code: must be a table of description, folders and rate_per_minute"),
         (
             "agents:\n  code:\n    folder: [a]\n",
             "3: agents.code.folder: unknown key; did you mean 'folders'?",
@@ -238,6 +246,22 @@ RESERVED = ()
         ("agents:\n  code:\n    folders: [5]\n", "3: agents.code.folders: must be a list of plain"),
         ("agents:\n  code:\n    folders: ~\n", "3: agents.code.folders: must be a list of plain"),
         ("agents:\n  code:\n    description: 5\n", "3: agents.code.description: must be text"),
+        (
+            "agents:\n  code:\n    rate_per_minute: -1\n",
+            "3: agents.code.rate_per_minute: must be 0 (no limit) or a number",
+        ),
+        (
+            "agents: {code: {rate_per_minute: 1e9}}\n",
+            "1: agents.code.rate_per_minute: must be 0 (no limit) or a number",
+        ),
+        (
+            "agents: {code: {rate_per_minute: .nan}}\n",
+            "1: agents.code.rate_per_minute: must be 0 (no limit) or a number",
+        ),
+        (
+            "agents: {code: {rate_per_minute: yes}}\n",
+            "1: agents.code.rate_per_minute: must be 0 (no limit) or a number",
+        ),
         ("agents:\n  code: {}\n  code: {}\n", "3: 'code' stands twice (first on line 2)"),
         ("agents:\n  monitor: {}\n", "2: agents.monitor: "),
         ("agents:\n  redis: {}\n", "2: agents.redis: "),

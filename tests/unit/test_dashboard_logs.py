@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import threading
@@ -20,7 +21,7 @@ from ai_infra.core.errors import NotFound
 from ai_infra.core.events import EventLog
 from ai_infra.dashboard.logs import Recent, follow, format_entry, recent
 from ai_infra.dashboard.tail import Tails
-from ai_infra.testing import wait_until_async
+from ai_infra.testing import wait_until, wait_until_async
 
 
 def write(path: Path, *entries: dict[str, object]) -> None:
@@ -145,15 +146,16 @@ async def test_following_shows_the_backlog_then_new_lines_new_files_and_rotation
 @in_loop
 async def test_following_loses_nothing_of_a_writer_that_turns_its_file_over(tmp_path: Path) -> None:
     log = EventLog(tmp_path / "code.jsonl", "code", max_bytes=20_000)
-    go_on = threading.Event()
 
     def work() -> None:
         for n in range(1500):
             log("tick", n=n)
-            if n % 50 == 0:
-                go_on.wait(0.01)
+            if n % 150 == 0:  # a file turned over twice in one look is gone, for anybody
+                wait_until(lambda n=n: len(lines) >= n, 10, "it is followed")  # type: ignore[misc]
 
+    log("begun")
     async with following(tmp_path) as lines:
+        await until(lines, "begun")
         writer = threading.Thread(target=work)
         writer.start()
         await until(lines, "n=1499")
@@ -204,6 +206,20 @@ async def test_following_one_process_and_one_level(tmp_path: Path) -> None:
 async def test_following_where_there_is_no_folder_says_so(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="ai-infra up"):
         await follow(tmp_path / "absent", asyncio.Event())
+
+
+@in_loop
+async def test_a_folder_that_is_removed_ends_the_following_by_name(tmp_path: Path) -> None:
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    write(folder / "code.jsonl", entry("a"))
+    lines: list[str] = []
+    task = asyncio.create_task(follow(folder, asyncio.Event(), emit=lines.append, colour=False))
+    await until(lines, " a")
+    shutil.rmtree(folder)
+    folder.mkdir()  # another one of that name is not watched
+    with pytest.raises(NotFound, match="logs: was removed"):
+        await asyncio.wait_for(task, 5)
 
 
 @in_loop

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -218,3 +219,30 @@ def test_a_frame_writes_only_what_changed_and_nothing_when_nothing_did() -> None
     finally:
         os.close(reader)
         os.close(writer)
+
+
+@pytest.mark.timeout(30)
+def test_a_terminal_that_takes_nothing_stops_nobody() -> None:
+    terminal, ours = os.openpty()
+    os.set_blocking(terminal, False)
+
+    async def main() -> bytes:
+        shown = b""
+        with Screen(ours, colour=False) as screen:
+            for number in range(2000):
+                screen.draw([ink(f"{number} " + "x" * 60)] * 20)
+            async with asyncio.timeout(10):
+                while b"the last frame" not in shown:
+                    screen.draw([ink("the last frame"), *[ink(f"{row}") for row in range(19)]])
+                    try:
+                        shown += os.read(terminal, 4096)
+                    except BlockingIOError:
+                        await asyncio.sleep(0.001)
+        return shown
+
+    try:
+        shown = asyncio.run(main())
+        assert shown.index(b"\x1b[20;1H0 xxx") < shown.index(b"the last frame")  # no frame is torn
+    finally:
+        os.close(terminal)
+        os.close(ours)

@@ -21,7 +21,6 @@ from ai_infra.supervisor.snapshot import (
     Snapshot,
     WindowStatus,
     judge_health,
-    log_paths,
     take_snapshot,
 )
 from ai_infra.supervisor.spec import load_session
@@ -227,11 +226,3 @@ def test_a_session_of_another_installation_is_a_problem(scene: Scene) -> None:
     found = scene.take()
     assert not found.up
     assert any("/other" in problem for problem in found.problems)
-
-
-def test_old_logs_are_left_out(scene: Scene) -> None:
-    for name in ("code.jsonl", "code.1.jsonl", "qa.jsonl", "cli-trace.txt"):
-        (scene.home.logs / name).write_text("")
-    assert log_paths(scene.home) == {
-        "code": str(scene.home.logs / "code.jsonl"), "qa": str(scene.home.logs / "qa.jsonl")
-    }  # fmt: skip

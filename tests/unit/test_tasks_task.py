@@ -82,6 +82,11 @@ specs = st.builds(
     deadline_at=st.none() | instants,
     key=st.none() | ids,
     locks=st.lists(st.sampled_from(["repo", "db", "net"]), unique=True).map(tuple),
+    retry_only_for=st.lists(st.sampled_from(["exit:1-9", "timeout", "output:a+"]), max_size=2).map(tuple),
+    retry_not_for=st.lists(st.sampled_from(["check", "machine"]), max_size=2).map(tuple),
+    soft_timeout_s=st.none() | st.floats(0.01, 0.09),
+    inputs=st.dictionaries(texts, st.just((0, 0)), max_size=2),
+    values=st.none() | st.dictionaries(texts, texts | st.integers() | st.lists(texts), max_size=2),
 ).filter(lambda t: not _problems(t))
 
 
@@ -135,6 +140,10 @@ class TestStoredForm:
             {"expect": [{"exit_code": "0"}]},
             {"agent": None},
             {"timeout_s": None},
+            {"retry_only_for": [1]},
+            {"inputs": {"a": ["x"]}},
+            {"values": []},
+            {"when": 3},
         ],
     )
     def test_anything_else_is_refused(self, change: dict[str, Any]) -> None:

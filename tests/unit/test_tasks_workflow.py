@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from ai_infra.core.errors import ConfigError
 from ai_infra.core.ids import WorkflowId
+from ai_infra.tasks.spec import dump_spec, load_spec
 from ai_infra.tasks.task import Expect, NeedsRule, TaskSpec, WorkflowHeader
 from ai_infra.tasks.template import TemplateError, fill, fill_bash, fill_pattern
 from ai_infra.tasks.workflow import check_workflow, load_workflow
@@ -90,13 +91,29 @@ def test_everything_arrives(tmp_path: Path) -> None:
     assert second.run == (("cat", "wf-1", "3"),)
 
 
+def test_locks_and_times(tmp_path: Path) -> None:
+    more = "    locks: [repo, '{{ params.db }}']\n    delay_s: 60\n    deadline_s: 3600\n"
+    _, (task,) = load(tmp_path, "params: {db: {default: main}}\n" + T + more)
+    assert task.locks == ("repo", "main")
+    assert task.not_before is not None
+    assert task.deadline_at is not None
+    assert (task.deadline_at - task.not_before).total_seconds() == 3540
+    assert load_spec(dump_spec(task)) == task
+
+
 T = "name: w\ntasks:\n  a:\n    agent: code\n    run: [[x]]\n"  # a good one to which bad lines are added
+
+U = T + "  b:\n    agent: qa\n    needs: [a]\n    run: [[y]]\n"  # and a task that needs it
 
 
 @pytest.mark.parametrize(
     ("text", "line", "words"),
     [
         (T + "    priorty: 3\n", 6, "tasks.a.priorty: unknown key; did you mean 'priority'"),
+        (T + "    locks: [Repo]\n", 3, "locks 'Repo' is not a name"),
+        (T + "    locks: repo\n", 6, "must be a list"),
+        (T + "    delay_s: -1\n", 6, "must be a number from 0"),
+        (T + "    delay_s: 9\n    deadline_s: 5\n", 3, "could never run"),
         (T + "taks: 1\n", 6, "taks: unknown key; did you mean 'tasks'"),
         (T.replace("agent: code", "agent: cod"), 4, "unknown agent 'cod'; known: code, qa, research"),
         (T.replace("    agent: code\n", ""), 3, "tasks.a.agent: is missing"),
@@ -135,6 +152,76 @@ T = "name: w\ntasks:\n  a:\n    agent: code\n    run: [[x]]\n"  # a good one to 
         (T + "    env: [A]\n", 6, "must be a mapping"),
         (T + "    env: {A: [1]}\n", 6, "must be a text"),
         (T + "    env: {1A: x}\n", 3, "not a variable name"),
+        # results of upstreams
+        (T + "    cwd: '{{ tasks.b.result }}'\n", 6, "does not need 'b'; add it to needs (it has: none)"),
+        (
+            U + "    cwd: '{{ tasks.a.result }}'\n  c:\n    agent: qa\n    needs: [b]\n"
+            "    run: ['{{ tasks.a.result }}']\n",
+            14,
+            "tasks.c.run.0: tasks.a.result: the task does not need 'a'",
+        ),
+        (U + "    cwd: '{{ tasks.a }}'\n", 10, "say tasks.NAME.PART"),
+        (U + "    cwd: '{{ tasks.a.results }}'\n", 10, "PART is one of state, exit_code, output"),
+        (U + "    cwd: '{{ tasks.a.output.x }}'\n", 10, "output has nothing below it"),
+        (U + "    description: '{{ tasks.a.state }}'\n", 10, "known only when the task is claimed"),
+        (U.replace("agent: qa", "agent: '{{ tasks.a.state }}'"), 7, "known only when the task is claimed"),
+        (U + "    env: {X: '{{ task.a.result }}'}\n", 10, "unknown template {{ task.a.result }}"),
+        (U.replace("[[y]]", "['echo \"{{ tasks.a.result }}\"']"), 9, "inside double quotes"),
+        (U.replace("[[y]]", "['echo $(({{ tasks.a.result }}))']"), 9, "in arithmetic"),
+        # conditions
+        (T + "    when: 3\n", 6, "must be a condition, not 3"),
+        (T + "    when: ''\n", 6, "must be a condition"),
+        (T + "    when: 1 = 1\n", 6, "tasks.a.when: at character 3: unexpected '=', in: 1 = 1"),
+        (T + "    when: x == 1\n", 6, "unknown name 'x'; texts stand in quotes"),
+        (T + "    when: tasks.b.state == 'FAILED'\n", 6, "does not need 'b'"),
+        (T + "    when: item == 1\n", 6, "unknown name 'item'"),
+        # for_each
+        (T + "    for_each:\n", 6, "must be a list, or one template that gives one, not null"),
+        (T + "    for_each: 3\n", 6, "must be a list, or one template"),
+        (T + "    for_each: a, b\n", 6, "must be a list, or one template"),
+        (T + "    for_each: '{{ params.z }}'\n", 6, "unknown template"),
+        (T + "    for_each: []\n", 2, "for_each without items; nothing would run"),
+        (T + "    for_each: [2020-01-01]\n", 6, "an item holds datetime.date(2020, 1, 1)"),
+        (T + "    for_each: [.nan]\n", 6, "an item holds nan"),
+        (T + "    for_each: [{1: a}]\n", 6, "a key of an item must be a text"),
+        (T + f"    for_each: {list(range(1001))}\n", 6, "holds 1001 items, more than 1000"),
+        (T + "    for_each: [x]\n  a-1: {agent: qa, run: [[x]]}\n", 6, "name of another task, a-1"),
+        (T + "    for_each: [x]\n    cwd: '{{ item.k }}'\n", 7, "item.k: nothing at 'k', in x"),
+        (T + "    cwd: '{{ item }}'\n", 6, "unknown template {{ item }}"),
+        (U + "    for_each: '{{ tasks.a.result }}'\n", 10, "tasks.a.result is known only when a task"),
+        (
+            U.replace("run: [[x]]", "run: [[x]]\n    for_each: [x]") + "    cwd: '{{ tasks.a.output }}'\n",
+            11,
+            "a has for_each, so there are many; known: state, result",
+        ),
+        (
+            "params: {p: {default: '[1'}}\n" + T + "    for_each: '{{ params.p }}'\n",
+            7,
+            "begins like a JSON list",
+        ),
+        (
+            "params: {p: {default: 'a,,b'}}\n" + T + "    for_each: '{{ params.p }}'\n",
+            7,
+            "holds an empty item",
+        ),
+        # timeouts and retry rules
+        (T + "    timeout_s: 5\n    soft_timeout_s: 5\n", 3, "soft_timeout_s 5 is not below timeout_s, 5"),
+        (T + "    retry: 3\n", 6, "must be a mapping"),
+        (T + "    retry: {max_attempt: 3}\n", 6, "did you mean 'max_attempts'"),
+        (T + "    retry: {max_attempts: 0}\n", 6, "from 1 to 100"),
+        (T + "    max_attempts: 2\n    retry: {max_attempts: 3}\n", 7, "is the same as max_attempts"),
+        (T + "    retry: {only_for: timeout}\n", 6, "must be a list"),
+        (T + "    retry: {only_for: [75]}\n", 6, "must be a text, not 75"),
+        (
+            T + "    retry:\n      not_for:\n        - exit:1\n        - output:(\n",
+            9,
+            "not a regular expression",
+        ),
+        (
+            T.replace("[[x]]", "['" + "x" * 300_000 + "']"),
+            3,
+            "300070 bytes, more than 262144; put the text in a file",
+        ),
         (T + "    cwd: 3\n    description: [a]\n", 7, "must be a text"),
         (T + "    cwd: '{{ params.z }}'\n", 6, "unknown template {{ params.z }}"),
         (T + "    cwd: '{{ workflow.dirr }}'\n", 6, "did you mean workflow.dir?"),
@@ -159,6 +246,70 @@ def test_mistakes_name_the_line(tmp_path: Path, text: str, line: int, words: str
         load(tmp_path, text)
     assert words in str(caught.value)
     assert f"w.yaml:{line}: " in str(caught.value)
+
+
+def test_a_task_without_upstreams_is_filled_when_it_is_read(tmp_path: Path) -> None:
+    text = "params: {p: {default: '{{ tasks.a.result }}'}}\n" + U.replace("[[y]]", "[[y, '{{ params.p }}']]")
+    _, (first, second) = load(tmp_path, text)
+    assert second.run == (("y", "{{ tasks.a.result }}"),)
+    assert (first.values, second.values, first.inputs, second.inputs) == (None, None, {}, {"a": (0,)})
+
+
+def test_texts_that_wait_for_an_upstream_stay_as_they_are(tmp_path: Path) -> None:
+    b = "[[y, '{{ params.p }}', '{{ tasks.a.result.x }}', '{{ workflow.id }}']]"
+    text = "params: {p: {default: '{{ tasks.a.result }}'}, q: {}}\n" + U.replace("[[y]]", b)
+    _, (_, second) = load(tmp_path, text)
+    assert second.run == (("y", "{{ params.p }}", "{{ tasks.a.result.x }}", "{{ workflow.id }}"),)
+    assert second.values == {"params.p": "{{ tasks.a.result }}", "workflow.id": "wf-1"}
+    assert load_spec(dump_spec(second)) == second
+
+
+def test_each_item_is_a_task_and_what_needs_it_needs_all(tmp_path: Path) -> None:
+    text = (
+        U.replace("agent: code", "for_each: [code, {agent: qa, n: 1}, 3]\n    agent: '{{ params.a }}'")
+        + "  c:\n    agent: qa\n    needs: [b, a]\n    run: ['{{ tasks.a.result[0].x }}']\n"
+    )
+    _, specs = load(tmp_path, "params: {a: {default: code}}\n" + text)
+    assert [spec.name for spec in specs] == ["a-1", "a-2", "a-3", "b", "c"]
+    assert specs[3].needs == ("wf-1.a-1", "wf-1.a-2", "wf-1.a-3")
+    assert specs[3].inputs == {"a": (0, 3)}
+    assert specs[4].inputs == {"b": (0,), "a": (1, 4)}
+
+
+def test_the_agent_may_come_from_the_item(tmp_path: Path) -> None:
+    each = "agent: '{{ item }}'\n    for_each: [code, qa]"
+    _, specs = load(tmp_path, T.replace("agent: code", each))
+    assert [spec.agent for spec in specs] == ["code", "qa"]
+    with pytest.raises(ConfigError, match="unknown agent 'nobody'"):
+        load(tmp_path, T.replace("agent: code", each.replace("qa", "nobody")))
+
+
+@pytest.mark.parametrize(
+    ("given", "items"),
+    [
+        ("a, b,c ", ["a", "b", "c"]),
+        ('["a", {"b": 1}]', ["a", '{"b":1}']),
+        (" ", []),
+        ("[]", []),
+        ("a", ["a"]),
+    ],
+)
+def test_a_parameter_may_be_a_list(tmp_path: Path, given: str, items: list[str]) -> None:
+    each = "for_each: '{{ params.p }}'\n    run: [['{{ item }}', '{{ index }}']]"
+    text = "params: {p: {}}\n" + T.replace("run: [[x]]", each) + "  z: {agent: qa, run: [[z]]}\n"
+    _, specs = load(tmp_path, text, p=given)
+    assert [spec.run for spec in specs[:-1]] == [((item, str(i)),) for i, item in enumerate(items, 1)]
+
+
+def test_retry_and_timeouts_arrive(tmp_path: Path) -> None:
+    retry = (
+        "{max_attempts: 3, delay_s: 0.5, max_delay_s: 9, only_for: ['exit:75', timeout], not_for: [check]}"
+    )
+    _, (spec,) = load(tmp_path, T + f"    retry: {retry}\n    soft_timeout_s: 5\n    timeout_s: 7\n")
+    assert (spec.max_attempts, spec.retry_delay_s, spec.retry_max_delay_s) == (3, 0.5, 9.0)
+    assert (spec.retry_only_for, spec.retry_not_for) == (("exit:75", "timeout"), ("check",))
+    assert (spec.soft_timeout_s, spec.timeout_s) == (5.0, 7.0)
+    assert load_spec(dump_spec(spec)) == spec
 
 
 def test_an_alias_bomb_is_refused(tmp_path: Path) -> None:
@@ -223,6 +374,23 @@ class TestTemplates:
             "echo a # {{ x }}",
             "cat <<EOF\n{{ x }}\nEOF",
             "echo \\{{ x }}",
+            "echo $(( {{ x }} + 1 ))",
+            "(( n = {{ x }} ))",
+            "for (( i = 0; i < {{ x }}; i++ )); do :; done",
+            "echo $[ {{ x }} ]",
+            "let {{ x }}",
+            "true; let n={{ x }}",
+            "declare -i n={{ x }}",
+            "a[{{ x }}]=1",
+            "a=([{{ x }}]=1)",
+            "a=(x [{{ x }}]=1)",
+            "echo ${V:{{ x }}}",
+            "[[ {{ x }} -eq 1 ]]",
+            "[[ 1 -lt {{ x }} ]]",
+            "[[ -v {{ x }} ]]",
+            "test -v {{ x }}",
+            "printf -v {{ x }} 1",
+            "if read {{ x }}; then :; fi",
         ],
     )
     def test_bash_refuses_where_quoting_would_not_hold(self, text: str) -> None:
@@ -237,6 +405,12 @@ class TestTemplates:
             'echo "a\\"b"{{ x }}',
             "cat <<< {{ x }}",
             "a#{{ x }}",
+            "echo $((1 + 2)) {{ x }}",
+            "export X={{ x }}; local Y={{ x }}",
+            "[[ {{ x }} == a ]] && [ {{ x }} -eq 1 ]",
+            "grep -v {{ x }} ${V:-file}; read line; ls [ab]* {{ x }}",
+            "echo '((' {{ x }} \"[[ -eq\" \\[ {{ x }} # ${",
+            "f() { echo {{ x }}; }",
         ],
     )
     def test_bash_quotes_elsewhere(self, text: str) -> None:

@@ -41,6 +41,7 @@ end
 -- Open upstreams of a task that is to run again, and one that forbids it.
 local function standing(t)
   local open, bad, ended = 0, nil, false
+  if t.r == 'all_succeeded' then bad = call('HGET', P .. 't:' .. t.id, 'au') or nil end -- it is archived
   for need in string.gmatch(t.nd or '', '%S+') do
     local state = call('HGET', P .. 't:' .. need, 's')
     if state and TERMINAL[state] then ended = true elseif state then open = open + 1 end

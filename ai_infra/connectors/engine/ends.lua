@@ -44,7 +44,6 @@ local function settle_one(t, root, stack, cancelled)
       end
     end
   end
-  if good then call('DEL', P .. 'kids:' .. t.id) end
 end
 
 -- `t` has just reached a terminal state. Adds the ids cancelled because of it to `cancelled`.

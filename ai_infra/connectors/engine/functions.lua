@@ -27,6 +27,7 @@ local FUNCTIONS = {
   { 'version', version, READS }, { 'moves', moves, READS }, { 'beats', beats, READS }, { 'get', get, READS },
   { 'list', list, READS }, { 'find', find, READS }, { 'workflow', workflow, READS },
   { 'workflows', list_workflows, READS }, { 'counts', counts, READS },
+  { 'paused', paused_workflows, READS },
   { 'submit', submit, {} }, { 'commit', commit, WORKS }, { 'abort', abort, WORKS },
   { 'claim', claim, WORKS }, { 'recover', recover, READS }, { 'start', start, WORKS }, { 'finish', finish, WORKS },
   { 'give_back', return_task, WORKS }, { 'release', release_worker, WORKS }, { 'retire', retire, WORKS },
@@ -38,6 +39,10 @@ local FUNCTIONS = {
   { 'mail_register', POST.register, {} }, { 'mail_send', POST.send, {} }, { 'mail_take', POST.take, WORKS },
   { 'mail_judge', POST.judge, WORKS }, { 'mail_watch', POST.watch, WORKS }, { 'mail_unwatch', POST.unwatch, WORKS },
   { 'mail_get', POST.get, READS }, { 'mail_list', POST.list, READS },
+  { 'finished', KEEPING.finished, READS }, { 'forget', KEEPING.forget, WORKS },
+  { 'dropped', KEEPING.dropped, READS }, { 'missing', KEEPING.missing, READS },
+  { 'records', KEEPING.records, READS }, { 'history', KEEPING.history, READS },
+  { 'import', KEEPING.import, {} },
 }
 for i = 1, #FUNCTIONS do -- ipairs is not there yet
   local f = FUNCTIONS[i]

@@ -34,17 +34,32 @@ local function open_needs(t)
   return out
 end
 
-local function view(id)
-  local v = call('HMGET', P .. 't:' .. id, 's', 'at', 'w', 'ts', 'rd', 'st', 'fi', 'er', 'nd', 'ex', 'ds', 'lw')
+-- What keeps a task that waits for no upstream, a word more (who has the lock, why there is a pause), until when.
+local function kept(id, state, aside, agent, workflow, gates)
+  if state == 'PENDING' then return '', '', call('ZSCORE', P .. 'delay', id) or '' end
+  if state ~= 'READY' then return '', '', '' end
+  local lock = string.match(aside or '', '^lock (.*)$')
+  if lock then return aside, call('GET', P .. 'lock:' .. lock) or '', '' end
+  if aside then return aside, call('HGET', P .. 'wf:' .. workflow, 'pz') or '', '' end
+  gates[agent] = gates[agent] or call('HMGET', P .. 'gate:' .. agent, 'pz', 'iv', 'tat')
+  local v = gates[agent]
+  if v[1] then return 'agent', v[1], '' end
+  if v[2] and tonumber(v[3] or 0) > NOW then return 'rate', '', v[3] end
+  return '', '', ''
+end
+
+local function view(id, gates)
+  local v = call('HMGET', P .. 't:' .. id, 's', 'at', 'w', 'ts', 'rd', 'st', 'fi', 'er', 'nd', 'ex', 'ds', 'lw', 'a',
+    'wf')
   if not v[1] then return nil end
   local waits = (v[1] == 'BLOCKED' or v[1] == 'PENDING') and open_needs(v[9]) or {}
   return { call('GET', P .. 'p:' .. id), v[1], v[2], v[3], v[4], v[5], v[6], v[7], v[8],
-    call('GET', P .. 'r:' .. id), waits, v[10] or 0, v[11] or 0, v[12] or '' }
+    call('GET', P .. 'r:' .. id), waits, v[10] or 0, v[11] or 0, kept(id, v[1], v[12], v[13], v[14], gates) }
 end
 
 local function views(ids)
-  local out = {}
-  for _, id in ipairs(ids) do out[#out + 1] = view(id) end
+  local out, gates = {}, {}
+  for _, id in ipairs(ids) do out[#out + 1] = view(id, gates) end
   return out
 end
 
@@ -178,6 +193,17 @@ local function list_workflows(args)
   return out
 end
 
+-- Those that are paused, rows as in a listing.
+local function paused_workflows()
+  local ids, out = call('SMEMBERS', P .. 'paused'), {}
+  local active = ids[1] and held_by('wf')
+  table.sort(ids)
+  for _, id in ipairs(ids) do
+    if call('HGET', P .. 'wf:' .. id, 'pz') then out[#out + 1] = workflow_row(id, active[id] or 0) end
+  end
+  return out
+end
+
 local function last_hour(agent)
   local sum, first = { 0, 0, 0, 0, 0 }, math.floor(NOW / 60000) - 59
   for _, minute in ipairs(call('ZRANGEBYSCORE', P .. 'minutes:' .. agent, int(first), '+inf')) do
@@ -190,9 +216,10 @@ end
 local function counts()
   local out, active = {}, held_by('a')
   for _, agent in ipairs(call('SMEMBERS', P .. 'agents')) do
+    local gate_of = call('HMGET', P .. 'gate:' .. agent, 'pz', 'iv')
     out[#out + 1] = { agent, call('HGETALL', P .. 'n:' .. agent), call('ZCARD', P .. 'idle:' .. agent), last_hour(agent),
       call('ZCARD', P .. 'ready:' .. agent) + call('ZCARD', P .. 'aside:' .. agent), active[agent] or 0,
-      call('HGET', P .. 'gate:' .. agent, 'pz') or '' }
+      gate_of[1] or '', gate_of[2] or 0 }
   end
   return out
 end

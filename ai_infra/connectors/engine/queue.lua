@@ -173,8 +173,10 @@ local function pause_workflow(args)
   if call('EXISTS', key) == 0 then return not_found('workflow ' .. args[1] .. ' does not exist') end
   if args[2] ~= '' then
     call('HSET', key, 'pz', args[2])
-  elseif call('HDEL', key, 'pz') == 0 then
-    return 'OK'
+    call('SADD', P .. 'paused', args[1])
+  else
+    call('SREM', P .. 'paused', args[1])
+    if call('HDEL', key, 'pz') == 0 then return 'OK' end
   end
   for _, id in ipairs(call('LRANGE', P .. 'wt:' .. args[1], 0, -1)) do
     if call('HGET', P .. 't:' .. id, 's') == 'READY' then

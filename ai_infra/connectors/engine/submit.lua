@@ -1,5 +1,7 @@
 -- Submitting: written first, released when complete, undone when it never is.
 
+local IMPORTS = {} -- how tasks from a file are placed: import.lua
+
 -- Places a held task, or one whose time has come: where its upstreams say.
 local function place(t)
   special(t)
@@ -78,15 +80,17 @@ local function next_sequence()
   return math.max(last, (NOW - EPOCH_MS) * 64)
 end
 
+local function add_kid(need, id)
+  if call('RPUSH', P .. 'kids:' .. need, id) == 1 then call('HSET', P .. 't:' .. need, 'k', 1) end
+end
+
 local function open_needs_of(t)
   local open, bad, ended = 0, nil, false
   for _, need in ipairs(t.needs) do
     local state = call('HGET', P .. 't:' .. need, 's')
     if TERMINAL[state] then ended = true else open = open + 1 end
     if (state == 'FAILED' or state == 'CANCELLED') and t.r == 'all_succeeded' then bad = need end
-    if state ~= 'COMPLETED' and call('RPUSH', P .. 'kids:' .. need, t.id) == 1 then
-      call('HSET', P .. 't:' .. need, 'k', 1)
-    end
+    add_kid(need, t.id)
   end
   if t.r == 'any_done' then open = (ended or open == 0) and 0 or 1 end
   return open, bad
@@ -165,9 +169,10 @@ end
 local function commit_some(sub, limit)
   call('ZADD', P .. 'subs', int(NOW + COMMIT_MS), sub)
   call('SADD', P .. 'commits', sub)
+  local put = string.sub(sub, 1, 4) == 'imp-' and IMPORTS.place or place
   for _, id in ipairs(call('LPOP', P .. 'sub:' .. sub, limit) or {}) do
     local t = load(id)
-    if t and t.s == 'PENDING' and call('ZSCORE', P .. 'held', id) then place(t) end
+    if t and t.s == 'PENDING' and call('ZSCORE', P .. 'held', id) then put(t) end
   end
   local left = call('LLEN', P .. 'sub:' .. sub)
   if left == 0 then
@@ -181,7 +186,7 @@ end
 
 local function remove_task(t)
   for need in string.gmatch(t.nd or '', '%S+') do call('LREM', P .. 'kids:' .. need, 0, t.id) end
-  call('DEL', P .. 't:' .. t.id, P .. 'p:' .. t.id, P .. 'kids:' .. t.id)
+  call('DEL', P .. 't:' .. t.id, P .. 'p:' .. t.id, P .. 'r:' .. t.id, P .. 'kids:' .. t.id)
   call('ZREM', P .. 'all', t.id)
   call('ZREM', P .. 'held', t.id)
   if t.x then forget_special(t) end

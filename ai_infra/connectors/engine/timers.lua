@@ -195,7 +195,8 @@ local function beat(args)
   if args[2] ~= '' then owned, cancelled = renew(args[2], tonumber(args[4])) end
   local promised = tonumber(call('GET', P .. 'timer') or nil)
   if promised and NOW - promised > 2000 then run_timers() end -- nobody ticks: whoever lives does
-  return { owned, cancelled, suspects(args[1], previous, tonumber(args[5])), NOW_TEXT }
+  local paused = args[2] ~= '' and call('HGET', P .. 'gate:' .. args[1], 'pz') or ''
+  return { owned, cancelled, suspects(args[1], previous, tonumber(args[5])), NOW_TEXT, paused }
 end
 
 local function beats()
