@@ -283,9 +283,11 @@ def test_a_key_that_others_may_read_is_not_used(session: Installation) -> None:
     key.chmod(0o644)
     try:
         assert "user.key: others may have read it" in session.fails("send", "qa", "x", code=7)
+        assert "user.key: others may have read it" in session.run("doctor").stdout
     finally:
         key.chmod(0o600)
     session.ok("send", "qa", "x")
+    assert "installation.key, user.key, readable by you alone" in session.run("doctor").stdout
 
 
 def test_new_keys_are_believed_without_a_restart(session: Installation) -> None:
