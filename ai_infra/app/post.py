@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ai_infra.messages.envelope import Envelope
     from ai_infra.messages.post import Post
     from ai_infra.messages.trust import Identity, Verifier
-    from ai_infra.messages.views import MessageView, Receipt
+    from ai_infra.messages.views import MessageView
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,11 +37,13 @@ class Desk:
         new = MessageId(ids.new_id("m"))
         return Envelope(id=new, timestamp=now(), source=source, target=target, **content)
 
-    async def ask(self, agent: str, envelope: Envelope, timeout_s: float) -> tuple[Receipt, Envelope | None]:
-        """Send, and wait for the answer; what became of it, and the answer if there is one.
+    async def ask(self, agent: str, envelope: Envelope, timeout_s: float) -> Envelope:
+        """Send, and wait for the answer.
 
         Raises DeadlinePassed; Failed when it is refused, Untrusted when the answer is not the agent's.
         """
+        from ai_infra.messages.shown import answer_of
+
         await self.post.send(envelope, self.me, [agent])
         try:
             view = await self.post.wait(envelope.id, lambda view: view.receipts[agent].done, timeout_s)
@@ -53,22 +55,7 @@ class Desk:
         receipt = view.receipts[agent]
         if receipt.verdict == "refused":
             raise Failed(f"{agent} refused: {receipt.reason}")
-        return receipt, self._answer(agent, envelope, receipt)
-
-    def _answer(self, agent: str, asked: Envelope, receipt: Receipt) -> Envelope | None:
-        from ai_infra.messages.trust import Kind, Untrusted
-
-        if receipt.answer is None:
-            return None
-        try:
-            trusted = self.verifier.verify(receipt.answer, reader=asked.source)
-            if (trusted.sender.kind, trusted.sender.name) != (Kind.AGENT, agent):
-                raise Untrusted(f"{trusted.sender.name} ({trusted.sender.kind}) wrote it")
-            if trusted.envelope.correlation_id != asked.id:
-                raise Untrusted("it answers another message")
-        except Untrusted as exc:
-            raise Untrusted(f"the answer to {asked.id} is not {agent}'s: {exc}") from exc
-        return trusted.envelope
+        return answer_of(self.verifier, envelope, receipt)
 
 
 @asynccontextmanager

@@ -101,20 +101,19 @@ def ask(agent: str, text: str | None, timeout_s: float, priority: int, as_json: 
     to = receiver(settings, agent)
     made = _content(text, **content)
 
-    async def act() -> tuple[Receipt, Envelope | None]:
+    async def act() -> Envelope:
         async with desk(settings) as at:
-            return await at.ask(
-                to, at.envelope(to, priority=priority, response_wanted=True, **made), timeout_s
-            )
+            asked = at.envelope(to, priority=priority, response_wanted=True, **made)
+            return await at.ask(to, asked, timeout_s)
 
-    receipt, answer = run_async(act())
+    answer = run_async(act())
     if as_json:
-        print_json({"agent": to, "reason": receipt.reason, "answer": answer})
+        print_json(answer)
     else:
         from ai_infra.dashboard.messages import answer_page
 
-        show(answer_page(to, receipt.reason, answer))
-    data = answer.payload.data if answer is not None else None
+        show(answer_page(answer))
+    data = answer.payload.data
     failed = isinstance(data, dict) and data.get("state") in ("FAILED", "CANCELLED")
     return Exit.FAILED if failed and content["kind"] == "task" else Exit.OK
 

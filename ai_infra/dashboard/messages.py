@@ -67,10 +67,10 @@ def receipts_page(receipts: Sequence[Receipt]) -> Page:
     return Page(tuple(join([ink(r.agent, Style.BOLD), verdict(r), ink(r.reason)]) for r in receipts))
 
 
-def answer_page(agent: str, reason: str, answer: Envelope | None) -> Page:
+def answer_page(answer: Envelope) -> Page:
     """What `ai-infra ask` prints."""
-    lines = [join([ink(agent, Style.BOLD), ink(reason)], ": ")]
-    data = answer.payload.data if answer is not None else None
+    lines = [join([ink(answer.source, Style.BOLD), ink(answer.payload.context or "")], ": ")]
+    data = answer.payload.data
     if isinstance(data, dict):
         data = dict(data)
         tail = str(data.pop("output_tail", ""))

@@ -77,11 +77,8 @@ def installation_key(home: Home) -> SigningKey:
     key = _ensure_key(home.keys / "installation.key")
     if not _public_path(home).exists():
         write_bytes(_public_path(home), key.public.pem)
-    elif trusted_key(home).text != key.public.text:
-        raise SystemProblem(
-            f"{_public_path(home)}: is not the public half of installation.key; restore the folder from a "
-            "backup, or remove both files: new ones are made"
-        )
+    else:
+        _check_pair(home, key)
     return key
 
 
@@ -102,6 +99,25 @@ def trusted_key(home: Home) -> PublicKey:
     if not isinstance(found, Ed25519PublicKey):
         raise SystemProblem(f"{path}: is not an Ed25519 key; restore it from a backup")
     return PublicKey(found)
+
+
+def check_keys(home: Home) -> str:
+    """What there is, in words; changes nothing. Raises SystemProblem for what cannot be used."""
+    found = [name for name in ("installation.key", "user.key") if (home.keys / name).exists()]
+    if not found:
+        return "none yet; made with the first message"
+    keys = {name: _read_private(home.keys / name) for name in found}
+    if "installation.key" in keys and _public_path(home).exists():
+        _check_pair(home, keys["installation.key"])
+    return f"{', '.join(found)}, readable by you alone"
+
+
+def _check_pair(home: Home, key: SigningKey) -> None:
+    if trusted_key(home).text != key.public.text:
+        raise SystemProblem(
+            f"{_public_path(home)}: is not the public half of installation.key; restore the folder from a "
+            "backup, or remove both files: new ones are made"
+        )
 
 
 def _public_path(home: Home) -> Path:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from ai_infra.messages.envelope import Envelope, EnvelopeError, MessageId, load
-from ai_infra.messages.trust import Untrusted, Verifier
+from ai_infra.messages.trust import Kind, Untrusted, Verifier
 from ai_infra.messages.views import MessageView, Receipt
 
 
@@ -43,6 +43,24 @@ def shown(verifier: Verifier, view: MessageView) -> Shown:
         envelope=envelope,
         receipts=view.receipts,
     )
+
+
+def answer_of(verifier: Verifier, asked: Envelope, receipt: Receipt) -> Envelope:
+    """The answer of the agent whose receipt this is.
+
+    Raises Untrusted unless that agent's process wrote it, to who asked, about this question.
+    """
+    try:
+        if receipt.answer is None:
+            raise Untrusted("nothing is signed")
+        trusted = verifier.verify(receipt.answer, reader=asked.source)
+        if (trusted.sender.kind, trusted.sender.name) != (Kind.AGENT, receipt.agent):
+            raise Untrusted(f"{trusted.sender.name} ({trusted.sender.kind}) wrote it")
+        if trusted.envelope.correlation_id != asked.id:
+            raise Untrusted("it answers another message")
+    except Untrusted as exc:
+        raise Untrusted(f"the answer to {asked.id} is not {receipt.agent}'s: {exc}") from exc
+    return trusted.envelope
 
 
 def _read(view: MessageView) -> Envelope | None:

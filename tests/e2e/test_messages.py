@@ -151,8 +151,8 @@ def test_ask_prints_the_answer(session: Installation) -> None:
     done = session.ok("ask", "qa", "--action", "ping")
     assert done.startswith("qa: here\n  agent  qa\n  worker  qa.")
     told = session.json("ask", "qa", "--action", "status")
-    assert told["answer"]["payload"]["data"]["pid"] == session.pid("qa")
-    assert (told["answer"]["source"], told["answer"]["target"]) == ("qa", f"person:{ME}")
+    assert told["payload"]["data"]["pid"] == session.pid("qa")
+    assert (told["source"], told["target"]) == ("qa", f"person:{ME}")
     session.ok("task", "submit", "infra", "--wait", "--name", "listed", "--", "true")
     assert '"name": "listed", "state": "COMPLETED"' in session.ok("ask", "infra", "--action", "tasks")
 
@@ -168,7 +168,7 @@ def test_ask_runs_commands_and_exits_by_their_end(session: Installation) -> None
     assert "data: t-" in done
     assert "  │ 42\n" in done
     told = session.json("ask", "data", "--type", "task", "exit 3", "--timeout", "60")
-    task = told["answer"]["payload"]["data"]["task"]
+    task = told["payload"]["data"]["task"]
     assert session.task(task)["spec"]["description"].startswith(f"asked for by person:{ME} in message m-")
     assert session.run("ask", "data", "--type", "task", "exit 3", "--timeout", "60").returncode == 1
 
@@ -225,7 +225,7 @@ def test_an_agent_is_killed_while_it_works_on_a_message(session: Installation) -
     session.kill("code")
     out, _ = asking.communicate(timeout=60)
     assert asking.returncode == 0, out
-    told = json.loads(out)["answer"]["payload"]["data"]
+    told = json.loads(out)["payload"]["data"]
     assert (told["state"], mark.read_text()) == ("COMPLETED", ".\n.\n")
     assert session.task(told["task"])["attempt"] == 2
 
@@ -283,9 +283,11 @@ def test_a_key_that_others_may_read_is_not_used(session: Installation) -> None:
     key.chmod(0o644)
     try:
         assert "user.key: others may have read it" in session.fails("send", "qa", "x", code=7)
+        assert "user.key: others may have read it" in session.run("doctor").stdout
     finally:
         key.chmod(0o600)
     session.ok("send", "qa", "x")
+    assert "installation.key, user.key, readable by you alone" in session.run("doctor").stdout
 
 
 def test_new_keys_are_believed_without_a_restart(session: Installation) -> None:

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from ai_infra.core.errors import SystemProblem
 from ai_infra.core.home import Home
 from ai_infra.messages.envelope import Envelope, MessageId, MessageType, Payload, Signed, dump, now
-from ai_infra.messages.keys import installation_key, trusted_key, user_key
+from ai_infra.messages.keys import check_keys, installation_key, trusted_key, user_key
 from ai_infra.messages.trust import (
     FRESH_S,
     Identity,
@@ -245,6 +245,15 @@ def test_keys_are_made_once_and_are_the_owners_alone(home: Home) -> None:
     assert mode(home.keys) == 0o700
 
 
+def test_a_look_at_the_keys_changes_nothing(home: Home) -> None:
+    assert check_keys(home) == "none yet; made with the first message"
+    assert list(home.keys.iterdir()) == []
+    installation_key(home)
+    (home.keys / "installation.pub").unlink()
+    assert check_keys(home) == "installation.key, readable by you alone"
+    assert [path.name for path in home.keys.iterdir()] == ["installation.key"]
+
+
 def test_whoever_comes_first_makes_the_key_all_use(home: Home) -> None:
     code = (
         "import sys; from pathlib import Path; from ai_infra.core.home import Home\n"
@@ -275,8 +284,9 @@ def test_a_public_file_of_another_installation(home: Home, tmp_path: Path) -> No
     other = new_home(tmp_path / "other")
     installation_key(home), installation_key(other)
     os.replace(other.keys / "installation.pub", home.keys / "installation.pub")
-    with pytest.raises(SystemProblem, match=r"installation\.pub: is not the public half"):
-        installation_key(home)
+    for look in (installation_key, check_keys):
+        with pytest.raises(SystemProblem, match=r"installation\.pub: is not the public half"):
+            look(home)
 
 
 @pytest.mark.parametrize("content", [b"", b"not a key", b"\xff" * 100])
