@@ -127,7 +127,7 @@ class Attempt:
             output.close()
             self.left_behind = end_children()
             self._exchange.close()
-            self._scratch.leave(spec.id)
+            self._scratch.leave(spec.undo_of or spec.id)
         result = result_of([end for _, end in ends], checks, output, time.monotonic() - began)
         result |= {"value": handed.value} if handed.given else {}
         ended = replace(self._ended_so(), ends=ends, checks=checks, handed=handed)
@@ -155,7 +155,7 @@ class Attempt:
 
     def _enter(self, prepared: Prepared) -> Path:
         spec = prepared.spec
-        working = self._scratch.enter(spec.id)
+        working = self._scratch.enter(spec.undo_of or spec.id)  # what is undone lies where it was done
         _make(self.log_path.parent)  # a person may have removed the logs
         self._exchange.open(prepared.inputs)
         if spec.workflow is not None:
@@ -245,6 +245,8 @@ def task_env(claim: Claim, home: Home, scratch: Scratch, base_env: Mapping[str, 
     }
     if spec.inputs:
         env["AI_INFRA_INPUTS"] = str(Exchange(scratch.exchange(spec.id)).inputs)
+    if spec.undo_of is not None:
+        env["AI_INFRA_UNDO_OF"] = spec.undo_of
     if spec.workflow is not None:
         env["AI_INFRA_WORKFLOW_ID"] = spec.workflow
         env["AI_INFRA_WORKFLOW_DIR"] = str(home.workflows / spec.workflow)

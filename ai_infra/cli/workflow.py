@@ -19,6 +19,7 @@ from ai_infra.core.settings import Settings
 from ai_infra.core.shipped import shipped
 
 if TYPE_CHECKING:
+    from ai_infra.tasks.engine import Engine
     from ai_infra.tasks.task import WorkflowView
 
 
@@ -47,7 +48,8 @@ for command in (cancel, pause, resume):
 def run(file: str, params: tuple[str, ...], no_wait: bool, as_json: bool) -> int:
     """Submit the workflow in FILE (or a shipped one by its name) and follow it to its end.
 
-    Exits with 0 when every task is COMPLETED. Ctrl-C stops the looking, not the work.
+    Exits with 0 when every task is COMPLETED. An atomic one that fails is followed until it is undone.
+    Ctrl-C stops the looking, not the work.
     """
     settings = settings_from_env()
     view = run_async(
@@ -77,8 +79,7 @@ async def submit_and_follow(
         if no_wait:
             return await engine.workflow(workflow_id)
         if quiet:
-            await engine.wait([spec.id for spec in specs])
-            return await engine.workflow(workflow_id)
+            return await engine.wait_workflow(workflow_id)
         return await follow(engine, workflow_id)
 
 
@@ -149,6 +150,43 @@ def show_(id: str, go_on: bool, as_json: bool) -> int:
 
         show(workflow_tree(view, width()))
     return Exit.OK
+
+
+@examples("ai-infra workflow undo w-1kxs2fhj8abcde")
+@workflow.command()
+@click.argument("id")
+@json_option
+def undo(id: str, as_json: bool) -> int:
+    """Take back what a workflow did: run the undo commands of its completed tasks, the last one first.
+
+    For a workflow that has ended; an atomic one that failed was undone by itself. Exits with 0 when all that
+    was completed is undone. ID may be cut short.
+    """
+    settings = settings_from_env()
+
+    async def act() -> WorkflowView:
+        async with engine_now(settings) as engine:
+            found = await _find(engine, id)
+            await engine.undo_workflow(found, reason="a person asked for it")
+            return await (engine.wait_workflow(found) if as_json else follow(engine, found))
+
+    view = run_async(act())
+    if as_json:
+        print_json(view)
+    return Exit.OK if view.undo is not None and view.undo.complete else Exit.FAILED
+
+
+async def _find(engine: Engine, id: str) -> ids.WorkflowId:
+    """The workflow whose id begins so. Raises NotFound, UsageError."""
+    known = [flow.header.id for flow in await engine.list_workflows(1000)]
+    found = [name for name in known if name.startswith(id)]
+    if id in known:
+        return ids.WorkflowId(id)
+    if not found:
+        raise NotFound(f"no workflow {id!r}; `ai-infra workflow list` shows them")
+    if len(found) > 1:
+        raise UsageError(f"{id!r} may mean {', '.join(found[:5])}; give more of the id")
+    return found[0]
 
 
 def _path(settings: Settings, file: str) -> Path:

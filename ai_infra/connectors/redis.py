@@ -18,7 +18,9 @@ which a Redis cluster would refuse. Only server time is used, in ms.
                               x it has some of: nb not before, dd deadline, dx it has passed,
                               ky unique key, lk locks, lw what keeps it back,
                               au upstream that did not succeed and is archived,
-                              im held by an import: the state it had
+                              im held by an import: the state it had,
+                              un its undo task's spec, ua marks for undo.lua,
+                              cs which of those that may be undone it was to end
     p:TASK            string  the spec, as JSON                                              with the task
     r:TASK            string  the last result, as JSON                                       with the task
     kids:TASK         list    tasks that need it                                             with the task
@@ -47,8 +49,12 @@ which a Redis cluster would refuse. Only server time is used, in ms.
     n:AGENT wn:FLOW   hash    how many tasks are in each state but READY and held
     m:AGENT:MINUTE    hash    done failed retried wait_ms run_ms                             after an hour
     minutes:AGENT     zset    the minutes that have such a hash                              after an hour
-    wf:FLOW wt:FLOW   hash, list   header and ts; its tasks in order of submission
+    wf:FLOW wt:FLOW   hash, list   header and ts, am it is atomic, pz why it is paused; ud stopping or
+                              made: it is undone, uw why, us how its steps ended, uk token of
+                              the call; its tasks in order of submission
     wa:FLOW           string  how many of them are archived already; they are counted still  with the last
+    undo:FLOW         list    steps whose undo tasks are not made yet                        when they are
+    steps             string  how many steps that may be undone have ended
     wfs               zset    workflows by the instant they were submitted
     subs sub:SUB      zset, list   submits under way, by deadline; their tasks
     commits           set     submits that are being released
@@ -114,6 +120,7 @@ _LIBRARY_FILES = (
     "worker",
     "timers",
     "cancel",
+    "undo",
     "look",
     "messages",
     "archive",

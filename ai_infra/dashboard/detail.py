@@ -30,6 +30,7 @@ def task_detail(task: TaskView, width: int = 80, *, now: datetime | None = None)
         *_said("id", task.id, width),
         *_said("agent", f"{task.agent} (worker {task.worker})" if task.worker else task.agent, width),
         *_said("workflow", task.spec.workflow or "", width),
+        *_said("undoes", task.spec.undo_of or "", width),
         *_said("why", why(task, at), width),
         *_said("deadline", deadline_words(task, at), width),
         *_said("locks", ", ".join(task.spec.locks), width),
@@ -38,6 +39,7 @@ def task_detail(task: TaskView, width: int = 80, *, now: datetime | None = None)
         *_said("times", _times(task, at), width),
         *_said("archive", f"{task.archive}: Redis has it no more" if task.archive else "", width),
         *_commands(task, result),
+        *_undo(task),
         *_checks(result),
         *_value(result, width),
         *_said("log", str(result.get("log_path") or result.get("log") or ""), width),
@@ -99,6 +101,13 @@ def _commands(task: TaskView, result: Mapping[str, Any]) -> list[Line]:
                 end = join([end, ink(duration(took[i]), Style.DIM)], " ")
         lines.append(_labelled("" if i else "run", join([end, ink(_words(command))])))
     return lines
+
+
+def _undo(task: TaskView) -> list[Line]:
+    labels = ["undo"] + [""] * len(task.spec.undo)
+    return [
+        _labelled(label, ink(_words(command))) for label, command in zip(labels, task.spec.undo, strict=False)
+    ]
 
 
 def _words(command: Command) -> str:

@@ -15,6 +15,7 @@ from ai_infra.dashboard.ink import Style, ink, join, wants_colour
 from ai_infra.dashboard.logs import print_out
 from ai_infra.dashboard.screen import Block
 from ai_infra.dashboard.tree import workflow_head, workflow_tree
+from ai_infra.dashboard.undone import undo_lines
 from ai_infra.dashboard.words import clock, duration, task_line
 from ai_infra.tasks.task import TERMINAL, State, TaskView, WorkflowView
 
@@ -62,7 +63,7 @@ async def follow_workflow(
     tick_s = TICK_S if on_terminal else LOOK_S
     while True:
         found = await patiently(read, view.say)
-        if found.state in TERMINAL or (stop is not None and stop.is_set()):
+        if found.ended or (stop is not None and stop.is_set()):
             view.finish(found)
             return found
         view.show(found)
@@ -160,6 +161,8 @@ class MovesView:
         """The last moves, and how it ended."""
         self.show(view)
         self._head(view)
+        for line in undo_lines(view, 200):
+            self._emit(line.text(colour=self._colour))
 
     def say(self, text: str) -> None:
         """A line of its own."""

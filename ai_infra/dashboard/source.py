@@ -8,7 +8,7 @@ from ai_infra.dashboard.machine import read_machine
 from ai_infra.dashboard.monitor import MonitorData
 from ai_infra.supervisor.snapshot import Snapshot
 from ai_infra.tasks.engine import Engine
-from ai_infra.tasks.task import TERMINAL, State, TaskView, WorkflowView
+from ai_infra.tasks.task import State, TaskView, WorkflowView
 
 RUNNING_SHOWN, ENDED_SHOWN, WORKFLOWS_SHOWN, EVENTS_SHOWN = 20, 10, 8, 40
 
@@ -34,7 +34,7 @@ class Work:
         failed = await engine.list_tasks(state=State.FAILED, limit=ENDED_SHOWN)
         workflows = await engine.list_workflows(limit=WORKFLOWS_SHOWN)
         self.tasks = (*running, *completed, *failed)
-        self.workflows = tuple(flow for flow in workflows if flow.state not in TERMINAL)
+        self.workflows = tuple(flow for flow in workflows if not flow.ended)
         self._newest = newest  # from before we read: what moved meanwhile is read in the next frame
 
 

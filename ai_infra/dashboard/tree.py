@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 
 from ai_infra.core.ids import TaskId
 from ai_infra.dashboard.ink import Line, Page, Style, ink, join
+from ai_infra.dashboard.undone import undo_lines
 from ai_infra.dashboard.waiting import deadline_words, kept_back
 from ai_infra.dashboard.words import bar, duration, state_line, task_line
 from ai_infra.tasks.task import ACTIVE, TERMINAL, State, TaskView, WorkflowView
@@ -36,10 +37,10 @@ def workflow_tree(
     """The workflow's head, and a line per task with its error below; within `height` lines, if given."""
     at = now or datetime.now(UTC)
     drawn = [(place.task, _task_lines(place, at, width)) for place in _placed(view.tasks)]
-    lines = [workflow_head(view, width, at)]
-    if height is None or 1 + sum(len(of_task) for _, of_task in drawn) <= height:
+    lines = [workflow_head(view, width, at), *undo_lines(view, width)]
+    if height is None or len(lines) + sum(len(of_task) for _, of_task in drawn) <= height:
         return Page((*lines, *(line for _, of_task in drawn for line in of_task)))
-    kept = _kept(drawn, max(0, height - 2))
+    kept = _kept(drawn, max(0, height - 1 - len(lines)))
     lines += [line for i, (_, of_task) in enumerate(drawn) if i in kept for line in of_task]
     lines.append(ink(f"… {len(drawn) - len(kept)} more tasks", Style.DIM))
     return Page(tuple(lines[:height]))
@@ -71,7 +72,7 @@ def _took_s(view: WorkflowView, now: datetime) -> float | None:
     if not view.tasks:
         return None
     ends = [task.finished_at for task in view.tasks]
-    end = max((at for at in ends if at is not None), default=now) if view.state in TERMINAL else now
+    end = max((at for at in ends if at is not None), default=now) if view.ended else now
     return (end - min(task.created_at for task in view.tasks)).total_seconds()
 
 
@@ -162,6 +163,8 @@ def _parent(task: TaskView, by_id: Mapping[TaskId, TaskView], depth: Mapping[Tas
 
 
 def _also(task: TaskView, by_id: Mapping[TaskId, TaskView], depth: Mapping[TaskId, int]) -> str:
+    if task.spec.undo_of is not None:
+        return ""  # the one before it says all; the others have ended
     parent = _parent(task, by_id, depth)
     others = [by_id[n].name if n in by_id else str(n) for n in task.spec.needs if n != parent]
     more = f" and {len(others) - 4} more" if len(others) > 4 else ""

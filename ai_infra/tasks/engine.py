@@ -98,11 +98,18 @@ class Engine(Working, Looking, Keeping):
         """Cancel every task of a workflow that has not ended."""
         return _read_verdict(await self._call("cancel_workflow", workflow, clean(reason), new_id("call")))
 
+    async def undo_workflow(self, workflow: WorkflowId, *, reason: str) -> int:
+        """Run the undo commands of the completed tasks of a workflow that has ended; how many tasks they are.
+
+        See undo.py. Raises Conflict when it has open tasks, was undone already, or has nothing to undo.
+        """
+        return int(await self._call("undo_workflow", workflow, clean(reason), new_id("call")))
+
     async def retry(self, task: TaskId) -> list[TaskId]:
         """Run a FAILED or CANCELLED task again, and what was cancelled because of it; their ids.
 
         It may fail `max_attempts` times anew; the numbers of its runs go on. Raises Conflict in any other
-        state, and while an upstream has not succeeded.
+        state, while an upstream has not succeeded, and when its workflow was undone.
         """
         return list(await self._call("retry", task, new_id("call")))
 

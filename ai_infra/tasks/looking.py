@@ -11,7 +11,7 @@ from ai_infra.connectors.wire import Word
 from ai_infra.core.errors import ConnectorUnavailable, DeadlinePassed
 from ai_infra.core.ids import AgentName, TaskId, WorkflowId, new_id
 from ai_infra.tasks.calls import BLOCK_S, IDS_A_CALL, Calls, as_ms
-from ai_infra.tasks.task import State, TaskView, WorkflowView
+from ai_infra.tasks.task import TERMINAL, State, TaskView, WorkflowView
 from ai_infra.tasks.views import AgentCounts, Event, read_counts, read_events, read_view, read_workflow
 
 _SCAN = 20_000  #: most tasks that a filtered listing looks at
@@ -54,6 +54,12 @@ class Looking(Calls):
     async def workflow(self, workflow: WorkflowId) -> WorkflowView:
         """A workflow with all its tasks. Raises NotFound."""
         return read_workflow(await self._call("workflow", workflow))
+
+    async def wait_workflow(self, workflow: WorkflowId) -> WorkflowView:
+        """Wait until nothing of a workflow is open, what undoes it included, and show it. Raises NotFound."""
+        while not (view := await self.workflow(workflow)).ended:
+            await self.wait([task.id for task in view.tasks if task.state not in TERMINAL])
+        return view
 
     async def list_workflows(self, limit: int = 20) -> list[WorkflowView]:
         """Workflows, newest first, without their tasks."""

@@ -30,6 +30,7 @@ _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _MAX_NEEDS = 5000
 _MAX_RULES = 20  #: of one list; each may be a search of seconds
 _MAX_LOCKS = 20
+UNDO_SUFFIX = ".undo"
 
 
 class SpecError(UsageError):
@@ -56,7 +57,7 @@ def _problems(spec: TaskSpec) -> list[tuple[str, str]]:
     found += [("env", problem) for name, value in spec.env.items() if (problem := env_problem(name, value))]
     if spec.values is None:  # else they are checked when they are filled
         found += [("expect", p) for e in spec.expect if (p := expect_problem(e))]
-    return found + _retry_problems(spec) + _late_problems(spec)
+    return found + _retry_problems(spec) + _late_problems(spec) + undo_problems(spec)
 
 
 def _name_problems(spec: TaskSpec) -> list[tuple[str, str]]:
@@ -149,6 +150,29 @@ def env_problem(name: str, value: str) -> str | None:
     return f"{name} holds a NUL byte" if "\0" in value else None
 
 
+def undo_problems(spec: TaskSpec) -> list[tuple[str, str]]:
+    """What is wrong with its undo commands, and with what is kept for the task that runs them."""
+    found = [("undo", problem) for command in spec.undo if (problem := command_problem(command))]
+    if spec.undo_of is not None and (spec.undo or spec.id != undo_id(spec.undo_of)):
+        found.append(("undo_of", "is for tasks that the engine makes; leave it out"))
+    if spec.undo_of is None and spec.id.endswith(UNDO_SUFFIX):
+        found.append(("id", f"ends with {UNDO_SUFFIX}, which is kept for tasks that undo others"))
+    if spec.undo_on_failure and not spec.undo:
+        found.append(("undo_on_failure", "says when to run undo, and there is none"))
+    if spec.undo and spec.workflow is None:
+        found.append(("undo", "is for tasks of a workflow"))
+    if spec.undo and not is_id(undo_id(spec.id)):
+        found.append(("id", f"is too long: {undo_id(spec.id)} must be an id, too"))
+    if spec.undo and len(spec.name) > 115:
+        found.append(("name", "must be at most 115 characters in a task with undo"))
+    return found
+
+
+def undo_id(task: TaskId) -> TaskId:
+    """The id of the task that undoes `task`."""
+    return TaskId(task + UNDO_SUFFIX)
+
+
 def command_problem(command: Command) -> str | None:
     """Why `command` cannot be run, or None."""
     words = (command,) if isinstance(command, str) else command
@@ -226,6 +250,9 @@ _OPTIONAL: dict[str, tuple[type | tuple[type, ...], Any]] = {
     "inputs": (dict, {}),
     "values": (dict, None),
     "when": (str, None),
+    "undo": (list, ()),
+    "undo_on_failure": (bool, False),
+    "undo_of": (str, None),
 }
 _REQUIRED: dict[str, type] = {"id": str, "name": str, "agent": str, "run": list}
 _EXPECT: dict[str, type | tuple[type, ...]] = {
@@ -266,6 +293,10 @@ def _build(values: dict[str, Any], data: dict[str, Any], who: str) -> TaskSpec:
         values["needs_rule"] = _rule(values["needs_rule"], who)
     if "workflow" in values:
         values["workflow"] = WorkflowId(values["workflow"])
+    if "undo" in values:
+        values["undo"] = tuple(_command(c, who) for c in values["undo"])
+    if "undo_of" in values:
+        values["undo_of"] = TaskId(values["undo_of"])
     if "locks" in values:
         values["locks"] = tuple(_strings(values["locks"], "locks", who))
     for name in ("not_before", "deadline_at"):
@@ -288,7 +319,7 @@ def _build(values: dict[str, Any], data: dict[str, Any], who: str) -> TaskSpec:
 
 def _typed(data: Mapping[str, Any], name: str, kind: type | tuple[type, ...], who: str) -> Any:
     value = data.get(name)
-    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not object):
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind not in (bool, object)):
         raise SpecError(f"stored task {who}: field {name!r} is missing or of the wrong type")
     return value
 
@@ -342,7 +373,10 @@ def _expect(value: Any, who: str) -> Expect:
 
 def dump_header(header: WorkflowHeader) -> str:
     """The stored form of `header`."""
-    return dump_json({**vars(header), "params": dict(header.params)})
+    data = {**vars(header), "params": dict(header.params)}
+    if not header.atomic:
+        del data["atomic"]
+    return dump_json(data)
 
 
 def load_header(text: str) -> WorkflowHeader:

@@ -14,6 +14,7 @@ from ai_infra.connectors.wire import Word
 from ai_infra.core.ids import TaskId
 from ai_infra.tasks.spec import SpecError, check_spec, dump_spec
 from ai_infra.tasks.task import TaskSpec
+from ai_infra.tasks.undo import HALF_UNDOABLE, UNDOABLE, undo_payload
 
 BATCH_TASKS = 1000
 BATCH_BYTES = 4 * 1024 * 1024
@@ -128,4 +129,7 @@ def _further(spec: TaskSpec) -> list[Word]:
         more += ["x", 1, "ky", spec.key]
     if spec.locks:
         more += ["x", 1, "lk", " ".join(spec.locks)]
+    if spec.undo:
+        marks = HALF_UNDOABLE if spec.undo_on_failure else UNDOABLE
+        more += ["x", 1, "un", undo_payload(spec), "ua", marks]
     return more

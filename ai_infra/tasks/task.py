@@ -127,6 +127,9 @@ class TaskSpec:
     inputs: Mapping[str, Sequence[int]] = field(default_factory=dict)
     values: Mapping[str, Any] | None = None  #: not None: the texts hold templates still; see late.py
     when: str | None = None  #: a condition: false when it is claimed, and the task is skipped
+    undo: tuple[Command, ...] = ()  #: what takes back its effect, once it is COMPLETED; see undo.py
+    undo_on_failure: bool = False  #: also when it began and did not succeed: undo copes with half an effect
+    undo_of: TaskId | None = None  #: made by the engine: the task that this one undoes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,6 +142,7 @@ class WorkflowHeader:
     params: Mapping[str, str] = field(default_factory=dict)
     submitted_by: str = ""
     dir: str = ""  #: the folder the workflow's tasks share
+    atomic: bool = False  #: when a task fails or is cancelled, what the others did is undone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,14 +221,37 @@ CANCELLED_REASON = "cancelled"  #: the `reason` of an outcome that ends a task a
 
 
 @dataclass(frozen=True, kw_only=True)
+class Undoing:
+    """How far a workflow is undone; tasks by name. Without its tasks, as in listings, only why and begun."""
+
+    why: str  #: "deploy failed", or what a person said
+    begun: bool  #: False: tasks that run were told to end, and are waited for
+    undone: tuple[str, ...] = ()  #: in that order
+    waiting: tuple[str, ...] = ()  #: their undo has not ended
+    not_undone: Mapping[str, str] = field(default_factory=dict)  #: completed, and why it stays
+    half_done: tuple[str, ...] = ()  #: began and did not succeed; what they did until then is theirs to clean
+
+    @property
+    def complete(self) -> bool:
+        """Whether all that was completed is taken back."""
+        return self.begun and not self.waiting and not self.not_undone
+
+
+@dataclass(frozen=True, kw_only=True)
 class WorkflowView:
     """A workflow as it stood at one instant."""
 
     header: WorkflowHeader
     tasks: tuple[TaskView, ...]  #: in the order of submission; empty in listings
-    state: State
+    state: State  #: of one that is undone: how its own tasks ended
     counts: Mapping[State, int]
     paused: str = ""  #: why nothing more of it starts; "" while it goes on
+    undo: Undoing | None = None  #: None: nobody undoes it
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more will happen by itself."""
+        return not any(self.counts.get(state) for state in OPEN)
 
     @classmethod
     def of(cls, header: WorkflowHeader, tasks: Sequence[TaskView]) -> Self:

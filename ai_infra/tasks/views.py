@@ -15,6 +15,7 @@ from typing import Any, Literal
 from ai_infra.core.ids import AgentName, TaskId, WorkerId, WorkflowId
 from ai_infra.tasks.spec import load_header, load_spec
 from ai_infra.tasks.task import Claim, State, TaskView, WorkflowView, workflow_state
+from ai_infra.tasks.undo import undoing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,9 +142,15 @@ def _pairs(flat: Sequence[Any]) -> dict[str, int]:
 def read_workflow(row: Sequence[Any]) -> WorkflowView:
     """From `workflow` (with tasks) and `workflow_row` (without)."""
     counts = {State(name): count for name, count in _pairs(row[1]).items() if count}
-    tasks = tuple(read_view(r) for r in row[3]) if len(row) > 3 else ()
+    stage, undone_state, why = row[3]
+    tasks = tuple(read_view(r) for r in row[4]) if len(row) > 4 else ()
     return WorkflowView(
-        header=load_header(row[0]), tasks=tasks, state=workflow_state(counts), counts=counts, paused=row[2]
+        header=load_header(row[0]),
+        tasks=tasks,
+        state=State(undone_state) if stage else workflow_state(counts),
+        counts=counts,
+        paused=row[2],
+        undo=undoing(stage, why, tasks),
     )
 
 

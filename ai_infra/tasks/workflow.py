@@ -29,8 +29,9 @@
         run: ['echo {{ tasks.inventory.result.files }}; cat "$AI_INFRA_INPUTS"']
 
 Further keys of a task: description, priority, max_attempts, retry_delay_s, env, cwd; locks (names: of the
-tasks that have one in common one runs at a time), delay_s and deadline_s (from the submission on). Checks of
-`expect`: exit_code, output_matches, file, json ({file, path, equals}), command.
+tasks that have one in common one runs at a time), delay_s and deadline_s (from the submission on); undo (like
+run) and undo_on_failure, see undo.py. `atomic: true` stands at the top. Checks of `expect`: exit_code,
+output_matches, file, json ({file, path, equals}), command.
 
 What templates and conditions may name is in names.py, how texts are filled in template.py, conditions in
 condition.py, for_each in foreach.py, retry rules in retry.py. A condition that is false ends its task as
@@ -49,7 +50,7 @@ from ai_infra.tasks.task import TaskSpec, WorkflowHeader
 from ai_infra.tasks.workflow_reader import Reader
 from ai_infra.tasks.workflow_tasks import MAX_TASKS, read_tasks
 
-_TOP = ("name", "description", "params", "tasks")
+_TOP = ("name", "description", "atomic", "params", "tasks")
 _PARAM = ("required", "default", "description")
 
 
@@ -75,6 +76,7 @@ def load_workflow(
         description=reader.text("description"),
         params=given,
         dir=str(workflow_dir),
+        atomic=reader.flag("atomic"),
     )
     values = {f"params.{name}": value for name, value in given.items()}
     values |= {"workflow.id": workflow_id, "workflow.dir": str(workflow_dir)}

@@ -86,6 +86,13 @@ class Reader:
             raise self.file.error(f"must be {what} from {low} to {high}, not {value!r}", *key)
         return kind(value)
 
+    def flag(self, *key: Key) -> bool:
+        """True or false, false where there is none."""
+        value = self.file.at(*key)
+        if value is not None and not isinstance(value, bool):
+            raise self.file.error("must be true or false", *key)
+        return value is True
+
     def mapping(self, *key: Key) -> dict[str, Any]:
         """A mapping, {} where there is none."""
         value = self.file.at(*key)

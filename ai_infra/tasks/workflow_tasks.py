@@ -41,6 +41,8 @@ _KEYS = (
     "locks",
     "delay_s",
     "deadline_s",
+    "undo",
+    "undo_on_failure",
 )
 _DAY_S = 86400
 # key: kind, least, most
@@ -198,6 +200,8 @@ class _Task(Reader):
             name=self._name,
             agent=self._agent(*key, "agent"),
             run=self._run(*key, "run"),
+            undo=self._run(*key, "undo") if self.file.at(*key, "undo") is not None else (),
+            undo_on_failure=self.flag(*key, "undo_on_failure"),
             expect=read_expects(self, *key, "expect"),
             env=self._env(*key, "env"),
             needs=needs,

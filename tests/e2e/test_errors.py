@@ -139,7 +139,7 @@ def test_broken_workflows_start_nothing(shared_session: Installation, tasks: str
         (
             ["workflow", "run", "nothing"],
             4,
-            "no workflow 'nothing'; name a file, or one of checkup, fan-out, six-tasks",
+            "no workflow 'nothing'; name a file, or one of atomic-deploy, checkup, fan-out, six-tasks",
         ),
         (["workflow", "run", "nothing.yaml"], 4, "nothing.yaml: no such file"),
         (["workflow", "run", "six-tasks", "-p", "x"], 2, "--param 'x': say NAME=VALUE"),

@@ -365,13 +365,15 @@ def test_watching_one_task_to_its_end(session: Installation, watching: Any) -> N
     told.saw("IN_PROGRESS")
     gate.touch()
     assert (text.process.wait(10), told.process.wait(10)) == (1, 1)
-    line = text.saw("in progress → ✗ failed", "code", "attempt 1", "check failed")
+    line = text.saw("in progress → ✗ failed", "code", "attempt 1")
     assert line == text.lines()[-1]
     moves = [json.loads(line) for line in told.lines()]
     assert [(m["from"], m["to"]) for m in moves] == [
         ("IN_PROGRESS", "IN_PROGRESS"),
         ("IN_PROGRESS", "FAILED"),
     ]
+    assert moves[-1]["reason"]
+    assert line.endswith(moves[-1]["reason"])
     assert (moves[-1]["task"], moves[-1]["agent"], moves[-1]["attempt"]) == (task, "code", 1)
     assert set(moves[-1]) == {
         "at", "task", "name", "agent", "workflow", "from", "to", "attempt", "worker", "reason",

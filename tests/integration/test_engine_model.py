@@ -263,7 +263,7 @@ class Team(RuleBasedStateMachine):
             assert lock in active or any(lock in views[t].spec.locks for t in queued), "nobody wakes it"
         for task in queued:
             assert not (self.paused_flow and views[task].spec.workflow)
-            assert not views[task].kept_by
+            assert views[task].kept_by == ("agent" if self.paused_agent else "")
 
     def check_indexes(self, views: dict[TaskId, TaskView]) -> None:
         found = {

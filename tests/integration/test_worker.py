@@ -21,11 +21,11 @@ from ai_infra.agents.scratch import Scratch
 from ai_infra.agents.worker import Worker
 from ai_infra.core.events import EventLog
 from ai_infra.core.home import Home
-from ai_infra.core.ids import TaskId, WindowName
+from ai_infra.core.ids import TaskId, WindowName, WorkflowId
 from ai_infra.core.process import Process
 from ai_infra.core.settings import load_settings
 from ai_infra.tasks.engine import Engine
-from ai_infra.tasks.task import Expect, State, TaskSpec, TaskView
+from ai_infra.tasks.task import Expect, State, TaskSpec, TaskView, WorkflowHeader
 from ai_infra.testing import wait_until_async
 from tests.conftest import RedisServer
 
@@ -333,3 +333,42 @@ def test_a_new_life_brings_its_rate_and_takes_an_old_one_away(life: Life) -> Non
 
     life.run(body)
     assert [entry["rate_per_minute"] for entry in life.events("rate_limited")] == [90]
+
+
+def test_an_undo_task_finds_its_steps_folder_and_result(life: Life) -> None:
+    async def body(life: Life) -> None:
+        flow = WorkflowId("w")
+        undo = 'cat kept "$AI_INFRA_UNDO_RESULT"; echo "for $AI_INFRA_UNDO_OF at $AI_INFRA_UNDO_RESULT"'
+        step = task("w.a", workflow=flow, run=("echo 42; echo kept here > kept",), undo=(undo,))
+        await life.person.submit([step], workflow=WorkflowHeader(id=flow, name="w"))
+        await life.person.wait_workflow(flow)
+        await life.person.undo_workflow(flow, reason="a test")
+        view = await life.ended(TaskId("w.a.undo"))
+        assert view.state is State.COMPLETED
+        assert view.result is not None
+        kept, told, path = view.result["output_tail"].splitlines()
+        assert kept == "kept here"
+        assert (json.loads(told)["state"], json.loads(told)["result"]["output_tail"]) == ("COMPLETED", "42\n")
+        left.append(Path(path.removeprefix("for w.a at ")))
+
+    left: list[Path] = []
+    life.run(body)
+    assert left[0].parent == life.scratch.temp
+    assert not left[0].exists()
+
+
+def test_an_undo_task_whose_result_cannot_be_written_is_tried_again(life: Life) -> None:
+    async def body(life: Life) -> None:
+        flow = WorkflowId("w")
+        step = task("w.a", workflow=flow, run=("true",), undo=("true",), max_attempts=2)
+        await life.person.submit([step], workflow=WorkflowHeader(id=flow, name="w"))
+        await life.person.wait_workflow(flow)
+        (life.scratch.temp / "w.a.undo.json").mkdir()
+        timers = asyncio.create_task(life.person.run_timers())
+        await life.person.undo_workflow(flow, reason="a test")
+        view = await life.ended(TaskId("w.a.undo"))
+        timers.cancel()
+        assert (view.state, view.attempt) == (State.FAILED, 2)
+        assert "w.a.undo.json" in str(view.error)
+
+    life.run(body)

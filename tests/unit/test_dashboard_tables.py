@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from dashboard_data import HOSTILE, NOW, assert_fits, checkup, snapshot, task, window, workflow
@@ -14,7 +15,7 @@ from ai_infra.dashboard.header import problems
 from ai_infra.dashboard.tables import status_table, task_detail, task_table, workflow_table, workflow_tree
 from ai_infra.dashboard.words import bar, duration, size
 from ai_infra.supervisor.snapshot import Health
-from ai_infra.tasks.task import Expect, State, TaskView
+from ai_infra.tasks.task import Expect, State, TaskView, Undoing, WorkflowView
 
 WIDTHS = (20, 40, 60, 80, 120, 200)
 
@@ -180,3 +181,34 @@ def test_an_argv_is_shown_as_a_shell_would_take_it() -> None:
     assert "grep 'a b' x" in text
     assert "echo $HOME | wc" in text
     assert Expect(file="x").check == "file"
+
+
+def undone(**changes: Any) -> WorkflowView:
+    steps = [task("one"), task("two", State.FAILED), task("undo-one", State.READY)]
+    fields: dict[str, Any] = {"why": "two failed", "begun": True}
+    return replace(workflow(*steps), undo=Undoing(**(fields | changes)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"begun": False}, ["will be undone when what runs has ended, because two failed"]),
+        ({"waiting": ("one",)}, ["is being undone, because two failed", "to be undone: one"]),
+        ({"undone": ("b", "a")}, ["was undone, because two failed", "undone: b, a"]),
+        ({}, ["nothing had to be undone"]),
+        (
+            {"not_undone": {"c": "its undo failed: exit\x1b 3", "d": "has no undo"}},
+            ["could not be undone: c (its undo failed: exit\\x1b 3), d (has no undo)"],
+        ),
+        ({"half_done": ("two",)}, ["may have left something when it ended: two"]),
+        ({"undone": (HOSTILE,)}, ["was undone"]),
+        ({"undone": tuple(f"s{i}" for i in range(60))}, ["s49 and 10 more"]),
+    ],
+)
+def test_what_is_undone_stands_below_the_head(changes: dict[str, Any], words: list[str]) -> None:
+    view = undone(**changes)
+    shown = str(workflow_tree(view, 400, now=NOW))
+    for text in words:
+        assert text in shown
+    assert len(workflow_tree(view, 40, height=4, now=NOW).lines) <= 4
+    assert_fits(workflow_tree(view, 40, now=NOW).lines, 40)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import string
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -29,6 +30,7 @@ from ai_infra.tasks.task import (
     MOVES,
     OPEN,
     TERMINAL,
+    Command,
     Expect,
     NeedsRule,
     State,
@@ -36,6 +38,7 @@ from ai_infra.tasks.task import (
     WorkflowHeader,
     workflow_state,
 )
+from ai_infra.tasks.undo import undo_payload, undo_spec
 
 
 def spec(task: str = "t1", **changes: Any) -> TaskSpec:
@@ -88,6 +91,44 @@ specs = st.builds(
     inputs=st.dictionaries(texts, st.just((0, 0)), max_size=2),
     values=st.none() | st.dictionaries(texts, texts | st.integers() | st.lists(texts), max_size=2),
 ).filter(lambda t: not _problems(t))
+
+
+def fitting(task: TaskSpec) -> TaskSpec:
+    """With undo only where there is a workflow, and a key only where there is none."""
+    if task.workflow is None:
+        return replace(task, undo=(), undo_on_failure=False)
+    return replace(task, key=None, undo_on_failure=task.undo_on_failure and bool(task.undo))
+
+
+specs = (
+    st.builds(
+        TaskSpec,
+        id=ids,
+        name=st.just("name"),
+        agent=st.just(AgentName("code")),
+        run=st.lists(commands, min_size=1, max_size=3).map(tuple),
+        expect=st.lists(expects, max_size=3).map(tuple),
+        env=st.dictionaries(st.sampled_from(["A", "B_1"]), texts),
+        priority=st.integers(1, 10),
+        timeout_s=st.floats(0.1, 1e6),
+        max_attempts=st.integers(1, 100),
+        needs=st.lists(ids, max_size=3, unique=True).map(tuple),
+        needs_rule=st.sampled_from(NeedsRule),
+        workflow=st.none() | ids.map(WorkflowId),
+        description=texts,
+        cwd=st.none() | words,
+        retry_delay_s=st.floats(0, 1e5),
+        retry_max_delay_s=st.floats(0, 1e5),
+        not_before=st.none() | instants,
+        deadline_at=st.none() | instants,
+        key=st.none() | ids,
+        locks=st.lists(st.sampled_from(["repo", "db", "net"]), unique=True).map(tuple),
+        undo=st.lists(commands, max_size=2).map(tuple),
+        undo_on_failure=st.booleans(),
+    )
+    .map(fitting)
+    .filter(lambda t: not _problems(t))
+)
 
 
 class TestMoves:
@@ -167,8 +208,20 @@ class TestStoredForm:
             dump_json({"a": float("nan")})
 
     def test_header_round_trip(self) -> None:
-        header = WorkflowHeader(id=WorkflowId("w"), name="n", params={"a": "b"}, dir="/x")
-        assert load_header(dump_header(header)) == header
+        for atomic in (False, True):
+            header = WorkflowHeader(id=WorkflowId("w"), name="n", params={"a": "b"}, dir="/x", atomic=atomic)
+            assert load_header(dump_header(header)) == header
+            assert ("atomic" in dump_header(header)) is atomic  # else as it was before there was such a thing
+
+    @given(specs, st.lists(commands, min_size=1, max_size=2).map(tuple))
+    @settings(max_examples=50)
+    def test_the_task_that_undoes_one(self, task: TaskSpec, undo_commands: tuple[Command, ...]) -> None:
+        task = replace(task, workflow=WorkflowId("w"), undo=undo_commands, key=None)
+        undo = undo_spec(task)
+        assert load_spec(undo_payload(task)) == undo
+        assert not _problems(replace(undo, needs=()))
+        assert undo.needs[-2:] == (task.id, undo.id)
+        assert not undo.undo_on_failure
 
 
 class TestChecks:
@@ -203,6 +256,13 @@ class TestChecks:
             ({"key": "a b"}, "key"),
             ({"key": "k", "workflow": WorkflowId("w")}, "single tasks"),
             ({"locks": ("Repo",)}, "locks"),
+            ({"undo": ("true",)}, "tasks of a workflow"),
+            ({"undo": ("",), "workflow": WorkflowId("w")}, "undo holds an empty command"),
+            ({"undo_on_failure": True}, "there is none"),
+            ({"undo_of": TaskId("t0")}, "leave it out"),
+            ({"id": "t0.undo"}, "kept for"),
+            ({"id": "t" * 76, "undo": ("true",), "workflow": WorkflowId("w")}, "too long"),
+            ({"name": "n" * 116, "undo": ("true",), "workflow": WorkflowId("w")}, "115"),
             ({"locks": ("repo", "repo")}, "different"),
             ({"needs": (TaskId("a"), TaskId("a"))}, "needs"),
             ({"needs": (TaskId("a b"),)}, "needs"),

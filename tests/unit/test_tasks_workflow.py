@@ -101,6 +101,19 @@ def test_locks_and_times(tmp_path: Path) -> None:
     assert load_spec(dump_spec(task)) == task
 
 
+def test_undo(tmp_path: Path) -> None:
+    text = GOOD.replace("name: checkup", "name: checkup\natomic: true").replace(
+        "    needs: [inventory]\n", "    needs: [inventory]\n    undo: ['rm {{ params.repo }}', [x, 1]]\n"
+    )
+    header, (first, second) = load(tmp_path, text, repo="/a b")
+    assert header.atomic
+    assert (first.undo, first.undo_on_failure) == ((), False)
+    assert second.undo == ("rm '/a b'", ("x", "1"))
+    assert not load(tmp_path, GOOD, repo="x")[0].atomic
+    half = text.replace("    undo:", "    undo_on_failure: true\n    undo:")
+    assert load(tmp_path, half, repo="x")[1][1].undo_on_failure
+
+
 T = "name: w\ntasks:\n  a:\n    agent: code\n    run: [[x]]\n"  # a good one to which bad lines are added
 
 U = T + "  b:\n    agent: qa\n    needs: [a]\n    run: [[y]]\n"  # and a task that needs it
@@ -222,6 +235,11 @@ U = T + "  b:\n    agent: qa\n    needs: [a]\n    run: [[y]]\n"  # and a task th
             3,
             "300070 bytes, more than 262144; put the text in a file",
         ),
+        (T + "    undo: []\n", 6, "tasks.a.undo: is missing or empty"),
+        (T + "    undo: [['{{ params.z }}']]\n", 6, "unknown template {{ params.z }}"),
+        (T + "    undo_on_failure: 3\n", 6, "must be true or false"),
+        (T + "    undo_on_failure: true\n", 3, "says when to run undo, and there is none"),
+        (T + "atomic: perhaps\n", 6, "atomic: must be true or false"),
         (T + "    cwd: 3\n    description: [a]\n", 7, "must be a text"),
         (T + "    cwd: '{{ params.z }}'\n", 6, "unknown template {{ params.z }}"),
         (T + "    cwd: '{{ workflow.dirr }}'\n", 6, "did you mean workflow.dir?"),

@@ -40,6 +40,7 @@ do
   end
 
   local function flow_is_open(flow)
+    if call('EXISTS', P .. 'undo:' .. flow) == 1 then return true end -- its undo tasks are not all made yet
     local open = call('LLEN', P .. 'wt:' .. flow)
     for _, ended in ipairs(call('HMGET', P .. 'wn:' .. flow, 'COMPLETED', 'FAILED', 'CANCELLED')) do
       open = open - tonumber(ended or 0)

@@ -24,6 +24,7 @@ local function cancel(args)
     return { t.s, { t.id }, {} }
   end
   cancel_one(t, args[2], args[3], requested, cancelled)
+  for _, id in ipairs(UNDO.told) do requested[#requested + 1] = id end
   return { t.s, cancelled, requested }
 end
 
@@ -31,6 +32,7 @@ end
 local function cancel_workflow(args)
   if call('EXISTS', P .. 'wf:' .. args[1]) == 0 then return not_found('workflow ' .. args[1] .. ' does not exist') end
   local requested, cancelled = {}, {}
+  call('DEL', P .. 'undo:' .. args[1]) -- of one that is undone, that is ended, too
   for _, id in ipairs(call('LRANGE', P .. 'wt:' .. args[1], 0, -1)) do
     local t = load(id)
     if not TERMINAL[t.s] then cancel_one(t, args[2], args[3], requested, cancelled) end
@@ -107,6 +109,8 @@ local function retry(args)
   if t.s ~= 'FAILED' and t.s ~= 'CANCELLED' then
     return conflict('task ' .. t.id .. ' is ' .. t.s .. '; only a FAILED or CANCELLED task can be tried again')
   end
+  local refused = UNDO.refusal(t)
+  if refused then return conflict(refused) end
   local other = special(t).ky and call('GET', P .. 'key:' .. t.ky)
   if other and other ~= t.id then return conflict('task ' .. other .. ' has its key ' .. t.ky .. ' now') end
   local open, bad = standing(t)

@@ -48,12 +48,14 @@ end
 
 -- `t` has just reached a terminal state. Adds the ids cancelled because of it to `cancelled`.
 local function settle(t, cancelled)
+  UNDO.follow(cancelled) -- first: what is cancelled with its workflow is not handed to anybody
   local stack, root = { t }, t.id
   while #stack > 0 do
     local one = table.remove(stack)
     wake_waiters(one)
     settle_one(one, root, stack, cancelled)
   end
+  UNDO.follow(cancelled) -- other workflows, of which something was cancelled just now
 end
 
 local function add(key, field, number)

@@ -34,6 +34,7 @@ local FUNCTIONS = {
   { 'tick', tick, WORKS }, { 'beat', beat, WORKS }, { 'own', take_over, WORKS }, { 'forget_beat', forget_beat, WORKS },
   { 'cancel', cancel, WORKS }, { 'cancel_workflow', cancel_workflow, WORKS }, { 'retry', retry, WORKS },
   { 'watch', watch, WORKS }, { 'unwatch', unwatch, WORKS }, { 'upgrade', upgrade, WORKS },
+  { 'undo_workflow', undo_workflow, WORKS },
   { 'pause_agent', pause_agent, WORKS }, { 'pause_workflow', pause_workflow, WORKS }, { 'limit', limit_agent, WORKS },
   { 'handoff', HANDOFF.hand_over, WORKS },
   { 'mail_register', POST.register, {} }, { 'mail_send', POST.send, {} }, { 'mail_take', POST.take, WORKS },

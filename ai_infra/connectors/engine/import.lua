@@ -117,6 +117,7 @@ do
     for _, flow in ipairs(flows) do
       if call('HSETNX', P .. 'wf:' .. flow.id, 'header', flow.header) == 1 then
         call('HSET', P .. 'wf:' .. flow.id, 'ts', flow.ts)
+        if cjson.decode(flow.header).atomic then call('HSET', P .. 'wf:' .. flow.id, 'am', 1) end
         call('ZADD', P .. 'wfs', flow.ts, flow.id)
       end
     end

@@ -172,15 +172,15 @@ local function workflow_row(id, active)
   for i = 2, #counted, 2 do ready = ready - counted[i] end
   counted[#counted + 1], counted[#counted + 2] = 'READY', ready
   counted[#counted + 1], counted[#counted + 2] = 'IN_PROGRESS', active
-  local v = call('HMGET', P .. 'wf:' .. id, 'header', 'pz')
-  return { v[1], counted, v[2] or '' }
+  local v = call('HMGET', P .. 'wf:' .. id, 'header', 'pz', 'ud', 'us', 'uw')
+  return { v[1], counted, v[2] or '', { v[3] or '', v[4] or '', v[5] or '' } }
 end
 
 -- args: workflow
 local function workflow(args)
   if call('EXISTS', P .. 'wf:' .. args[1]) == 0 then return not_found('workflow ' .. args[1] .. ' does not exist') end
   local row = workflow_row(args[1], held_by('wf')[args[1]] or 0)
-  row[4] = views(call('LRANGE', P .. 'wt:' .. args[1], 0, -1))
+  row[5] = views(call('LRANGE', P .. 'wt:' .. args[1], 0, -1))
   return row
 end
 

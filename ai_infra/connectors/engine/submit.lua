@@ -57,7 +57,7 @@ local function holder_of_key(t)
 end
 
 local function check_submit(tasks, sub)
-  local known = {}
+  local known, closed = {}, {}
   for _, t in ipairs(tasks) do
     t.same = t.ky and holder_of_key(t)
     local there = call('GET', P .. 'p:' .. t.id)
@@ -65,6 +65,10 @@ local function check_submit(tasks, sub)
       return conflict('task ' .. t.id .. ' exists already and is different; give the new one another id')
     end
     t.there = there
+    if not there and t.wf ~= '' and closed[t.wf] == nil then
+      closed[t.wf] = call('HGET', P .. 'wf:' .. t.wf, 'ud')
+      if closed[t.wf] then return conflict('workflow ' .. t.wf .. ' was undone and takes no more tasks; run it again') end
+    end
     for _, need in ipairs(t.needs) do
       if not known[need] and not may_need(need, sub) then
         return not_found('task ' .. t.id .. ' needs ' .. need .. ', which does not exist')
@@ -124,6 +128,7 @@ end
 local function write_header(id, header)
   if id == '' or call('EXISTS', P .. 'wf:' .. id) == 1 then return end
   call('HSET', P .. 'wf:' .. id, 'header', header, 'ts', NOW_TEXT)
+  if cjson.decode(header).atomic then call('HSET', P .. 'wf:' .. id, 'am', 1) end
   call('ZADD', P .. 'wfs', NOW_TEXT, id)
 end
 
@@ -137,6 +142,7 @@ local function submit(args)
   local refused = check_submit(tasks, sub)
   if refused then return refused end
   write_header(args[3], args[4])
+  UNDO.mark(tasks)
   local seq, same = next_sequence(), {}
   local step = math.min(NEVER, tonumber(args[5]) * 64)
   if step == 0 then step = NEVER end

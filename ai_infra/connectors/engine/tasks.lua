@@ -29,6 +29,8 @@ local NOW_TEXT -- the same as a word for commands
 local LUCK -- 0 to 1, another one with every call
 local MOVED -- events of this call, not written yet
 local FREED -- locks that may have become free in this call
+local ENDED -- tasks with marks that ended in this call, and that undo.lua has not looked at
+local UNDO = {} -- what undo.lua does, for those that stand before it
 
 local TERMINAL = { COMPLETED = 'done', FAILED = 'dead', CANCELLED = 'gone' }
 local ACTIVE = { ASSIGNED = true, IN_PROGRESS = true }
@@ -50,7 +52,8 @@ local function begin(keys)
   NOW = time[1] * 1000 + math.floor(time[2] / 1000)
   NOW_TEXT = string.format('%.0f', NOW)
   LUCK = (time[2] * 7919 % 1000) / 999
-  MOVED, FREED = {}, {}
+  MOVED, FREED, ENDED = {}, {}, {}
+  UNDO.told, UNDO.stopping = {}, nil
 end
 
 local function int(number)
@@ -77,11 +80,13 @@ local function load(id)
   }
 end
 
--- What few tasks have, and only their x says so: locks, a unique key, a deadline, a pause or a lock they wait for.
+-- What few tasks have, and only their x says so: locks, a unique key, a deadline, a pause or a lock they wait for,
+-- marks for undo.lua.
 local function special(t)
   if not t.x or t.lk ~= nil then return t end
-  local v = call('HMGET', P .. 't:' .. t.id, 'lk', 'ky', 'dd', 'dx', 'lw', 'nb')
+  local v = call('HMGET', P .. 't:' .. t.id, 'lk', 'ky', 'dd', 'dx', 'lw', 'nb', 'ua')
   t.lk, t.ky, t.dd, t.dx, t.lw, t.nb = v[1], v[2], tonumber(v[3] or nil), v[4], v[5], tonumber(v[6] or nil)
+  t.ua = v[7]
   return t
 end
 
@@ -153,7 +158,10 @@ local function move(t, to, reason, ...)
   count(t, from, -1)
   count(t, to, 1)
   if to == 'BLOCKED' then call('ZADD', P .. 'blocked', int(t.q), t.id) end
-  if TERMINAL[to] then call('ZADD', P .. TERMINAL[to], NOW_TEXT, t.id) end
+  if TERMINAL[to] then
+    call('ZADD', P .. TERMINAL[to], NOW_TEXT, t.id)
+    if t.x then ENDED[#ENDED + 1] = t end
+  end
   event(t, from, to, reason)
 end
 
