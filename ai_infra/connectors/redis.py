@@ -67,21 +67,7 @@ which a Redis cluster would refuse. Only server time is used, in ms.
     votes:NAME        hash    who finds that process silent, and since when                  with staleness
     events            stream  what each call moved, trimmed; a field a move, see `event`
     owner             string  the installation whose tasks these are                         2 min after it
-    mail:AGENT        stream  its inbox: ids of messages that it has not handled to the end
-    mail:load         hash    AGENT: bytes of those
-    mail:reader:AGENT string  the worker that reads it
-    mail:wake:AGENT   list    the reader blocks on it
-    mail:door:AGENT   list    what was refused before it came in, JSON                       when it is read
-    msg:MESSAGE       hash    e envelope, g signature, c certificate, ts sent, sz bytes,     with retention
-                              z with answers, n receivers still to handle it, ck token of
-                              its send, wt somebody waits; per receiver: see messages.lua
-    mail:all          zset    messages by the instant they were sent                         with retention
-    mail:ended        zset    those that all receivers have handled, by that instant         with retention
-    mail:bytes        string  how large those are
-    mail:seen:MESSAGE string  an id that was used and may not come again                     after an hour
-    mail:key:KEY      string  certificate of a sender's key                                  after a day
-    mail:box:MESSAGE  list    who has said something to it; the sender blocks on it          after 2 min
-    mail:events       stream  every verdict, trimmed
+    mail:* msg:MESSAGE        messages: see the head of engine/messages.lua
 """
 
 from __future__ import annotations

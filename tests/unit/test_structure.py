@@ -49,8 +49,8 @@ TMUX_DOORS = {"supervisor/tmux.py", "cli/session.py"}
 
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
-#: A dozen windows import this at once on two cores; more needs a reason.
-MAX_WINDOW_MODULES = 275
+#: A dozen windows import this at once on two cores; more needs a reason: the inbox was one.
+MAX_WINDOW_MODULES = 285
 HEAVY = (
     "click", "rich", "watchdog", "psutil", "anthropic", "redis", "libtmux", "tmuxp", "textual",
     "cryptography", "importlib.metadata", "email", "http", "sqlite3", "ai_infra.checkup",

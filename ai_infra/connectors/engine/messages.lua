@@ -1,8 +1,23 @@
 -- Messages: inboxes, verdicts, answers. Who wrote a message is not known here: readers check its signature.
--- An agent's inbox is a stream with one group; what is in it was not handled to its end. The verdict of each
--- receiver goes delivered → read → accepted or refused, and stands in the message's hash:
--- v:AGENT verdict, r:AGENT reason, w:AGENT instant, b:AGENT reader, t:AGENT how many lives have read it,
--- d:AGENT handled to its end, a:AGENT answer, ag:AGENT its signature, ac:AGENT its certificate.
+-- An agent's inbox is a stream with one group; what is in it was not handled to its end.
+--
+--   mail:AGENT         stream  its inbox: ids of messages
+--   mail:load          hash    AGENT: bytes of those
+--   mail:reader:AGENT  string  the worker that reads it
+--   mail:wake:AGENT    list    the reader blocks on it
+--   mail:door:AGENT    list    what was refused before it came in, JSON; until it is read
+--   msg:MESSAGE        hash    e envelope, g signature, c certificate, ts sent, sz bytes, z with answers, ck token of its
+--                              send, wt somebody waits, n receivers still to handle it; for each receiver v:AGENT
+--                              verdict (delivered → read → accepted or refused), r: reason, w: instant, b: reader, t: how
+--                              many lives have read it, d: handled to its end, a: answer, ag: its signature, ac: its
+--                              certificate
+--   mail:all           zset    messages by the instant they were sent
+--   mail:ended         zset    those that all receivers have handled, by that instant; the oldest are dropped
+--   mail:bytes         string  how large those are
+--   mail:seen:MESSAGE  string  an id that was dropped and may not come again; an hour
+--   mail:key:KEY       string  certificate of a sender's key; a day
+--   mail:box:MESSAGE   list    who has said something to it; the sender blocks on it; 2 minutes
+--   mail:events        stream  every verdict, trimmed
 
 local POST = {
   GROUP = 'agent', KEPT = 2000, KEPT_BYTES = 64 * 1024 * 1024, EVENTS = 5000, REPORTS = 50,
