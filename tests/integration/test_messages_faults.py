@@ -89,7 +89,7 @@ def test_a_life_ends_at_any_call(town: Town, monkeypatch: pytest.MonkeyPatch, at
         assert load(receipt.answer.envelope).payload.data["state"] == "COMPLETED"
         (view,) = await town.engine.list_tasks()
         assert view.attempt == 1
-        assert await town.redis("XLEN", f"KEY:mail:{AGENT}") == 0
+        assert await town.redis("XLEN", f"KEY:mail:in:{AGENT}") == 0
 
     town.run(body)
 
@@ -204,7 +204,7 @@ class History:
                 while self.in_hand[agent]:
                     await self.judge(agent)
             assert await self.town.post.take(agent, self.worker(agent)) == ([], [])
-            assert await self.town.redis("XLEN", f"KEY:mail:{agent}") == 0
+            assert await self.town.redis("XLEN", f"KEY:mail:in:{agent}") == 0
             assert await self.town.redis("HGET", "KEY:mail:load", agent) is None
         assert set(self.handled.values()) <= {1}
         assert await self.town.redis("ZCARD", "KEY:mail:ended") == len(self.sent)

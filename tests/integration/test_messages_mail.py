@@ -209,7 +209,7 @@ async def put(town: Town, envelope: Envelope, **fields: str) -> None:
     }
     words = [word for pair in {**good, **rest, **fields}.items() for word in pair]
     await town.redis("HSET", f"KEY:msg:{envelope.id}", *words)
-    await town.redis("XADD", "KEY:mail:code", "*", "m", envelope.id)
+    await town.redis("XADD", "KEY:mail:in:code", "*", "m", envelope.id)
     await town.redis("RPUSH", "KEY:mail:wake:code", "1")
 
 

@@ -54,7 +54,7 @@ def test_delivered_read_accepted(town: Town) -> None:
         receipt = (await town.post.get(sent.id)).receipts["code"]
         assert (receipt.verdict, receipt.reason, receipt.done) == (Verdict.ACCEPTED, "done", True)
         assert await taken(town) == []
-        assert await town.redis("XLEN", "KEY:mail:code") == 0
+        assert await town.redis("XLEN", "KEY:mail:in:code") == 0
         assert await town.redis("HGETALL", "KEY:mail:load") == []
 
     town.run(body)
@@ -141,7 +141,7 @@ def test_a_message_whose_answer_was_lost_is_sent_once(town: Town, monkeypatch: p
         await judged(town, first)
         await judged(town, second)
         monkeypatch.undo()
-        assert await town.redis("XLEN", "KEY:mail:code") == 0
+        assert await town.redis("XLEN", "KEY:mail:in:code") == 0
         assert await town.redis("ZCARD", "KEY:mail:ended") == 2
 
     town.run(body)
@@ -201,12 +201,12 @@ def test_what_is_put_beside_the_post_is_dropped_and_reported(town: Town, known: 
         sent = await town.note()
         (delivery,) = await taken(town)
         await judged(town, delivery)
-        await town.redis("XADD", "KEY:mail:code", "*", "m", sent.id if known else "m-x")
+        await town.redis("XADD", "KEY:mail:in:code", "*", "m", sent.id if known else "m-x")
         deliveries, (report,) = await town.post.take("code", "code.1")
         assert deliveries == []
         assert report.reason == ("it was handled before" if known else
                                  "it is not in the post: nobody sent it to this inbox")  # fmt: skip
-        assert await town.redis("XLEN", "KEY:mail:code") == 0
+        assert await town.redis("XLEN", "KEY:mail:in:code") == 0
 
     town.run(body)
 
@@ -214,11 +214,11 @@ def test_what_is_put_beside_the_post_is_dropped_and_reported(town: Town, known: 
 def test_a_message_that_stands_twice_in_an_inbox_is_read_once(town: Town) -> None:
     async def body(town: Town) -> None:
         sent = await town.note()
-        await town.redis("XADD", "KEY:mail:code", "*", "m", sent.id)
+        await town.redis("XADD", "KEY:mail:in:code", "*", "m", sent.id)
         deliveries, (report,) = await town.post.take("code", "code.1")
         assert [d.id for d in deliveries] == [sent.id]
         assert report.reason == "it stands in the inbox twice"
-        await town.redis("XADD", "KEY:mail:code", "*", "m", sent.id)
+        await town.redis("XADD", "KEY:mail:in:code", "*", "m", sent.id)
         again, (report,) = await town.post.take("code", "code.1", [deliveries[0].entry])
         assert (again, report.reason) == ([], "it stands in the inbox twice")
 
@@ -239,7 +239,7 @@ def test_the_next_life_gets_what_the_last_had_in_hand(town: Town) -> None:
             await judged(town, first[1], "code.1")  # a ghost
         for delivery in second:
             await judged(town, delivery, "code.2")
-        consumers = await town.redis("XINFO", "CONSUMERS", "KEY:mail:code", "agent")
+        consumers = await town.redis("XINFO", "CONSUMERS", "KEY:mail:in:code", "agent")
         assert [row[1] for row in consumers] == ["code.2"]
 
     town.run(body)
@@ -393,5 +393,17 @@ def test_messages_are_listed_newest_first_and_followed(town: Town) -> None:
         waiting = asyncio.create_task(town.post.events(events[-1].entry, 10))
         await taken(town)
         assert (await waiting)[0].what == "read"
+
+    town.run(body)
+
+
+@pytest.mark.parametrize("name", ["all", "ended", "load", "bytes", "events", "wake", "in"])
+def test_an_agent_may_have_any_name(town: Town, name: str) -> None:
+    async def body(town: Town) -> None:
+        sent = await town.send(town.message(name))
+        (delivery,), _ = await town.post.take(name, f"{name}.1")
+        await town.post.judge(delivery, Verdict.ACCEPTED, "done", agent=name, worker=f"{name}.1")
+        assert (await town.post.get(sent.id)).receipts[name].done
+        assert [v.id for v in await town.post.list_messages(name)] == [sent.id]
 
     town.run(body)

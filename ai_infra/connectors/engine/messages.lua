@@ -1,7 +1,7 @@
 -- Messages: inboxes, verdicts, answers. Who wrote a message is not known here: readers check its signature.
 -- An agent's inbox is a stream with one group; what is in it was not handled to its end.
 --
---   mail:AGENT         stream  its inbox: ids of messages
+--   mail:in:AGENT      stream  its inbox: ids of messages
 --   mail:load          hash    AGENT: bytes of those
 --   mail:reader:AGENT  string  the worker that reads it
 --   mail:wake:AGENT    list    the reader blocks on it
@@ -77,7 +77,7 @@ function POST.ended(id)
 end
 
 function POST.is_full(agent, size, most, most_bytes)
-  local unread = call('XLEN', P .. 'mail:' .. agent)
+  local unread = call('XLEN', P .. 'mail:in:' .. agent)
   local bytes = tonumber(call('HGET', P .. 'mail:load', agent) or 0)
   if unread >= most or bytes + size > most_bytes then return unread end
 end
@@ -117,7 +117,7 @@ function POST.send(args)
     if unread then full[agent] = 'inbox full: ' .. unread .. ' messages that it has not handled' end
   end
   if #agents == 1 and full[agents[1]] then
-    return conflict('the inbox of ' .. agents[1] .. ' is full: ' .. call('XLEN', P .. 'mail:' .. agents[1])
+    return conflict('the inbox of ' .. agents[1] .. ' is full: ' .. call('XLEN', P .. 'mail:in:' .. agents[1])
       .. ' messages that it has not handled')
   end
   call('HSET', POST.key(id), 'e', args[3], 'g', args[4], 'c', certificate, 'ck', args[2], 'ts', NOW_TEXT,
@@ -129,7 +129,7 @@ function POST.send(args)
       call('HSET', POST.key(id), 'd:' .. agent, '1')
       if call('HINCRBY', POST.key(id), 'n', -1) == 0 then POST.ended(id) end
     else
-      call('XADD', P .. 'mail:' .. agent, '*', 'm', id)
+      call('XADD', P .. 'mail:in:' .. agent, '*', 'm', id)
       call('HINCRBY', P .. 'mail:load', agent, size)
       POST.say(id, agent, 'delivered', '')
       POST.wake(agent)
@@ -140,14 +140,14 @@ end
 
 -- Takes an entry out of the inbox for good.
 function POST.drop(agent, entry, size)
-  call('XACK', P .. 'mail:' .. agent, POST.GROUP, entry)
-  call('XDEL', P .. 'mail:' .. agent, entry)
+  call('XACK', P .. 'mail:in:' .. agent, POST.GROUP, entry)
+  call('XDEL', P .. 'mail:in:' .. agent, entry)
   if size and call('HINCRBY', P .. 'mail:load', agent, -size) <= 0 then call('HDEL', P .. 'mail:load', agent) end
 end
 
 -- What the last life had taken, and not handled to its end, is this one's now; that life is gone.
 function POST.inherit(agent, worker)
-  local stream = P .. 'mail:' .. agent
+  local stream = P .. 'mail:in:' .. agent
   redis.pcall('XGROUP', 'CREATE', stream, POST.GROUP, '0', 'MKSTREAM') -- it is there already, but for the first time
   if call('GET', P .. 'mail:reader:' .. agent) == worker then return end
   call('SET', P .. 'mail:reader:' .. agent, worker)
@@ -180,7 +180,7 @@ end
 -- args: agent, worker, how many, entries it has in hand...; answers the messages, and reports of what was refused
 function POST.take(args)
   local agent, worker, limit = args[1], args[2], tonumber(args[3])
-  local stream, holding, out, seen = P .. 'mail:' .. agent, {}, {}, {}
+  local stream, holding, out, seen = P .. 'mail:in:' .. agent, {}, {}, {}
   for i = 4, #args do holding[args[i]] = true end
   POST.inherit(agent, worker)
   local function give(entry, id)
