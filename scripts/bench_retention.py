@@ -43,7 +43,7 @@ RESULT = {"exit_codes": [0], "durations_s": [0.01], "checks": [], "output_tail":
 def bench(args: argparse.Namespace) -> Report:
     """One server, one round: the sizes are the point, not the noise."""
     facts = benchlib.machine_facts()
-    with tempfile.TemporaryDirectory(prefix="air-", dir="/tmp") as folder:
+    with tempfile.TemporaryDirectory(prefix="air-") as folder:
         home = Home(Path(folder))
         home.ensure()
         rows = asyncio.run(run(home, args.tasks, args.keep))

@@ -116,13 +116,18 @@ class Installation:
         if self.socket.exists():
             with contextlib.suppress(BenchError):
                 self.run("tmux", "-S", self.socket, "kill-server", timeout_s=10)
-        deadline = time.monotonic() + 10
-        while (left := _processes_of(self.root)) and time.monotonic() < deadline:
-            for pid in left:
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.kill(pid, signal.SIGKILL)
-            time.sleep(0.01)
+        end_processes_of(self.root)
         shutil.rmtree(self.root, ignore_errors=True)
+
+
+def end_processes_of(root: Path) -> None:
+    """kill -9 of all whose environment or working folder names `root`; they are gone on return."""
+    deadline = time.monotonic() + 10
+    while (left := _processes_of(root)) and time.monotonic() < deadline:
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.01)
 
 
 def _processes_of(root: Path) -> list[int]:

@@ -18,7 +18,7 @@ from ai_infra.core.durable import FileLock, system_problem
 from ai_infra.core.errors import Conflict, SystemProblem
 from ai_infra.core.ids import TaskId, WorkflowId
 from ai_infra.tasks.members import Member, append, members
-from ai_infra.tasks.record import Record, TaskRecord, WorkflowRecord, read_line
+from ai_infra.tasks.record import Record, TaskRecord, WorkflowRecord, read_fields, read_line
 from ai_infra.tasks.task import TaskView, WorkflowView
 
 _NAME = re.compile(r"tasks-(\d{4}-\d\d-\d\d)\.jsonl\.gz")
@@ -93,8 +93,8 @@ class Archive:
             for name in wanted
         }
 
-    def records(self, since_ms: int = 0) -> Iterator[Record]:
-        """Workflows, and each task that ended since then once, as it was written last; newest parts first."""
+    def ended(self, since_ms: int = 0) -> Iterator[TaskRecord]:
+        """Each task that ended since then once, without spec and result; newest parts first."""
         seen: set[TaskId] = set()
         for path in reversed(self.files()):
             if path.name < f"tasks-{_day(since_ms)}":
@@ -102,19 +102,14 @@ class Archive:
             for member in reversed(self._members_of(path)):
                 if member.note.get("until", since_ms) < since_ms:
                     continue
-                records = self.read(member)
-                yield from (r for r in records if isinstance(r, WorkflowRecord))
-                for record in reversed(records):
-                    if (
-                        isinstance(record, TaskRecord)
-                        and record.ended_ms >= since_ms
-                        and record.id not in seen
-                    ):
+                for line in reversed(self._lines(member)):
+                    record = read_fields(line)
+                    if record and record.ended_ms >= since_ms and record.id not in seen:
                         seen.add(record.id)
                         yield record
 
     def in_order(self) -> Iterator[Record]:
-        """The same of all times, in the order of their ends. Reads every file twice."""
+        """Workflows and tasks, each task once, in the order of their ends. Reads every file twice."""
         everything = [member for path in self.files() for member in self._members_of(path)]
         times = Counter(record.id for member in everything for record in self.read(member))
         for member in everything:
@@ -133,13 +128,17 @@ class Archive:
             raise system_problem(self.folder, exc) from exc
 
     def read(self, member: Member) -> list[Record]:
-        """The lines of one part. Raises SystemProblem when it is damaged."""
+        """The records of one part. Raises SystemProblem when it is damaged."""
         try:
-            return [read_line(line) for line in member.read().decode().splitlines()]
+            return [read_line(line) for line in self._lines(member)]
+        except ValueError as exc:
+            raise _damaged(member, exc) from exc
+
+    def _lines(self, member: Member) -> list[str]:
+        try:
+            return member.read().decode().splitlines()
         except (ValueError, OSError) as exc:
-            raise SystemProblem(
-                f"{member.path}: cannot be read ({exc}); move it away to go on without it"
-            ) from exc
+            raise _damaged(member, exc) from exc
 
     def _members(self, kind: str, text: str) -> Iterator[Member]:
         """Parts that may hold an id that begins with `text`, newest first."""
@@ -154,6 +153,10 @@ class Archive:
             return list(members(path))
         except OSError as exc:
             raise system_problem(path, exc) from exc
+
+
+def _damaged(member: Member, exc: Exception) -> SystemProblem:
+    return SystemProblem(f"{member.path}: cannot be read ({exc}); move it away to go on without it")
 
 
 def _note(tasks: Sequence[TaskRecord], flows: Sequence[str]) -> Mapping[str, Any]:

@@ -101,7 +101,8 @@ class Engine(Working, Looking, Keeping):
     async def undo_workflow(self, workflow: WorkflowId, *, reason: str) -> int:
         """Run the undo commands of the completed tasks of a workflow that has ended; how many tasks they are.
 
-        See undo.py. Raises Conflict when it has open tasks, was undone already, or has nothing to undo.
+        See undo.py. Raises Conflict when it has open tasks, was undone already, or has nothing to undo, and
+        when some of its completed tasks are archived.
         """
         return int(await self._call("undo_workflow", workflow, clean(reason), new_id("call")))
 

@@ -15,7 +15,16 @@ from typing import Any
 
 from ai_infra.core.ids import TaskId, WorkerId, WorkflowId, is_id
 from ai_infra.tasks.spec import SpecError, check_spec, dump_json, load_header, load_spec
-from ai_infra.tasks.task import MAX_RESULT_BYTES, TERMINAL, State, TaskSpec, TaskView, WorkflowHeader
+from ai_infra.tasks.submit import further_fields
+from ai_infra.tasks.task import (
+    MAX_RESULT_BYTES,
+    MAX_VALUE_BYTES,
+    TERMINAL,
+    State,
+    TaskSpec,
+    TaskView,
+    WorkflowHeader,
+)
 from ai_infra.tasks.views import read_instant, read_time
 
 _COUNTS = (
@@ -27,13 +36,22 @@ _COUNTS = (
     "n",
     "mx",
     "dl",
+    "md",
     "p",
+    "sc",
+    "nb",
+    "dd",
     "ts",
     "rd",
     "st",
     "fi",
 )  #: whole numbers, where present
-_NEEDED = ("s", "a", "p", "mx", "r", "at", "nm", "dl", "ts")
+#: what few tasks have in their hash, and what its absence means; `x` says that there is some of the others
+_FURTHER = {"dl": "1000", "md": "60000", "nb": "", "dd": "", "ky": "", "lk": "", "un": ""}
+_NEEDED = ("s", "a", "p", "mx", "r", "at", "nm", "ts")
+_MOST_RESULT = MAX_RESULT_BYTES + MAX_VALUE_BYTES + 100  #: with what a task handed in
+_TASK_LINE = '{"task":'
+_DECODER = json.JSONDecoder()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,6 +157,14 @@ def read_line(text: str) -> Record:
     return TaskRecord(id=id, fields=fields, spec_text=dump_json(data["spec"]), result_text=result)
 
 
+def read_fields(line: str) -> TaskRecord | None:
+    """The task of a line that line() wrote, without spec and result, which cost most; or None."""
+    if not line.startswith(_TASK_LINE):
+        return None
+    fields, _ = _DECODER.raw_decode(line, len(_TASK_LINE))
+    return TaskRecord(id=TaskId(fields.pop("id")), fields=fields, spec_text="", result_text=None)
+
+
 def check_workflow(record: WorkflowRecord) -> None:
     """Raise ValueError unless it may come in from outside."""
     header = record.header()
@@ -163,9 +189,11 @@ def check_task(record: TaskRecord) -> TaskSpec:
     if record.state in TERMINAL and "fi" not in fields:
         raise SpecError(f"{who}: is {record.state} without the instant of its end ('fi')")
     _check_same(record, spec)
+    if "x" not in fields and (spec.not_before or spec.deadline_at or spec.key or spec.locks):
+        raise SpecError(f"{who}: the field 'x' is missing")
     result = record.result_text
-    if result is not None and (len(result) > MAX_RESULT_BYTES or not result.startswith("{")):
-        raise SpecError(f"{who}: its result is no JSON object of at most {MAX_RESULT_BYTES} bytes")
+    if result is not None and (len(result) > _MOST_RESULT or not result.startswith("{")):
+        raise SpecError(f"{who}: its result is no JSON object of at most {_MOST_RESULT} bytes")
     return spec
 
 
@@ -181,10 +209,14 @@ def _check_same(record: TaskRecord, spec: TaskSpec) -> None:
         "wf": (record.fields.get("wf", ""), spec.workflow or ""),
         "nd": (record.fields.get("nd", ""), " ".join(spec.needs)),
     }
+    further = further_fields(spec)
+    set_by_spec = {str(further[i]): str(further[i + 1]) for i in range(0, len(further), 2)}
+    for name, usual in _FURTHER.items():
+        told[name] = record.fields.get(name, usual), set_by_spec.get(name, usual)
     for name, (field, said) in told.items():
         if field != said:
             raise SpecError(f"task {spec.id}: the field {name!r} is {field!r}, its spec says {said!r}")
 
 
 def _is_count(text: str) -> bool:
-    return text.isascii() and text.isdigit() and len(text) <= 15
+    return text.isascii() and text.isdigit() and len(text) <= 17

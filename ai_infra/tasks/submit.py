@@ -97,7 +97,7 @@ def batches(specs: Sequence[TaskSpec]) -> Iterator[tuple[int, list[Word]]]:
 
 
 def _pack(spec: TaskSpec, payload: str) -> list[Word]:
-    more = _further(spec)
+    more = further_fields(spec)
     return [
         spec.id,
         spec.name,
@@ -114,7 +114,7 @@ def _pack(spec: TaskSpec, payload: str) -> list[Word]:
     ]
 
 
-def _further(spec: TaskSpec) -> list[Word]:
+def further_fields(spec: TaskSpec) -> list[Word]:
     """Fields of the task's hash that few tasks have, and their values; see connectors/redis.py."""
     more: list[Word] = []
     if spec.retry_delay_s != 1.0:

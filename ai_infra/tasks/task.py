@@ -233,7 +233,7 @@ class Undoing:
 
     @property
     def complete(self) -> bool:
-        """Whether all that was completed is taken back."""
+        """Whether all that was completed is taken back; only the tasks tell."""
         return self.begun and not self.waiting and not self.not_undone
 
 

@@ -61,11 +61,12 @@ def assert_nothing_is_left(place: Path) -> None:
 
 
 def processes_of(place: Path) -> list[int]:
-    """Those whose environment names the place."""
+    """Those whose environment names the place, or who are there: redis-server overwrites its environment."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            if f"{place}/".encode() in (folder / "environ").read_bytes():
+            at = f"{os.readlink(folder / 'cwd')}/"
+            if f"{place}/".encode() in (folder / "environ").read_bytes() or at.startswith(f"{place}/"):
                 found.append(int(folder.name))
         except OSError:
             continue
@@ -96,12 +97,50 @@ def test_footprint(place: Path) -> None:
     assert found["redis_commands_per_s"]["fcall"] > 0
 
 
+def test_retention(place: Path) -> None:
+    found = measured(place, "bench_retention.py", "--tasks", "3000", "--keep", "500")
+    assert found["tasks"] == 3000
+    assert budgets_of(found) == 2
+
+
+def test_tasks(place: Path) -> None:
+    """We and the floor; what must be installed first is measured by hand only."""
+    few = ("--engines", "ours,lua loop", "--tasks", "50", "--seconds", "1", "--million", "200", "--kill")
+    rows = "drain,always,batch,waits,graphs,submit,idle,death,million"
+    with TemporaryDirectory() as folder:
+        save = Path(folder) / "found.json"
+        found = measured(place, "bench_tasks.py", *few, "--only", rows, "--save", str(save))
+        assert json.loads(save.read_text())["measures"] == found["measures"]
+    assert found["failed"] == {}
+    assert budgets_of(found) == 12
+    assert set(found["engines"]["no-ops/s"]) == {"ours", "lua loop"}
+    assert found["engines"]["idle commands/s"]["ours"][0] < 10
+    by_name = {row["name"]: row["median"] for row in found["measures"]}
+    assert by_name["fsyncs of 50 submits of one"] == 50
+
+
+def test_tasks_names_an_engine_it_does_not_know(place: Path) -> None:
+    process = start(place, "bench_tasks.py", "--engines", "sidekiq")
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert "no engine 'sidekiq'; there are: ours" in err
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("script", ["bench_boot.py", "bench_footprint.py"])
 def test_interrupted_it_leaves_nothing(place: Path, script: str, number: signal.Signals) -> None:
     process = start(place, script)
     wait_until(lambda: len(processes_of(place)) > 5, 30, "a session comes up")
     os.killpg(process.pid, number)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (130, "")
+    assert_nothing_is_left(place)
+
+
+def test_interrupted_tasks_leave_nothing(place: Path) -> None:
+    process = start(place, "bench_tasks.py", "--engines", "ours", "--only", "idle")
+    wait_until(lambda: len(processes_of(place)) > 2, 30, "redis, a worker and one that submits are there")
+    os.killpg(process.pid, signal.SIGTERM)
     _, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (130, "")
     assert_nothing_is_left(place)

@@ -285,6 +285,22 @@ class TestFailure:
 
         run(redis_server.address, body)
 
+    def test_one_that_is_undone_takes_another_with_it(self, redis_server: Any) -> None:
+        async def body(e: Engine) -> None:
+            second = WorkflowId("v")
+            await begin(e, step("a"), step("b", "a"))
+            theirs = [step("v.a", workflow=second, priority=9), step("v.b", "v.a", "b", workflow=second)]
+            await e.submit(theirs, workflow=WorkflowHeader(id=second, name="v", atomic=True))
+            for _ in range(2):  # a and v.a
+                await e.finish(await claimed(e), OK)
+            await e.finish(await claimed(e), BAD)
+            assert sorted(await work_off(e)) == ["a.undo", "v.a.undo"]
+            view = await e.workflow(second)
+            assert view.undo is not None
+            assert (view.state, view.undo.why) == (S.CANCELLED, "v.b was cancelled")
+
+        run(redis_server.address, body)
+
 
 class TestPerson:
     def test_a_cancelled_task(self, redis_server: Any) -> None:
@@ -398,6 +414,20 @@ class TestPerson:
                 await e.undo_workflow(W, reason="x")
             with pytest.raises(NotFound):
                 await e.undo_workflow(WorkflowId("none"), reason="x")
+
+        run(redis_server.address, body)
+
+    def test_on_demand_of_one_that_is_archived_in_part(self, redis_server: Any) -> None:
+        """Half an undo that looks whole is worse than none."""
+
+        async def body(e: Engine) -> None:
+            await begin(e, step("a"), step("b", "a"), atomic=False)
+            await work_off(e)
+            await e.connection.command("DEL", *(e.connection.key(f"{kind}:a") for kind in "tpr"))
+            with pytest.raises(
+                Conflict, match="cannot be undone any more: 1 of its completed tasks is archived"
+            ):
+                await e.undo_workflow(W, reason="x")
 
         run(redis_server.address, body)
 
@@ -532,18 +562,21 @@ class TestAnyGraph:
     @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(
         shape=st.lists(
-            st.tuples(st.sets(st.integers(0, 30), max_size=3), st.booleans()), min_size=2, max_size=9
+            st.tuples(st.sets(st.integers(0, 30), max_size=3), st.booleans(), st.booleans()),
+            min_size=2,
+            max_size=9,
         ),
         choices=st.lists(st.integers(0, 99), min_size=10, max_size=60),
     )
     def test_what_completed_is_undone_in_reverse(
-        self, redis_server: Any, shape: list[tuple[set[int], bool]], choices: list[int]
+        self, redis_server: Any, shape: list[tuple[set[int], bool, bool]], choices: list[int]
     ) -> None:
         """Three workers, any order of ends, deaths, failures and cancels: in reverse, once each, no more."""
         specs: list[TaskSpec] = []
-        for ups, has_undo in shape:
+        for ups, has_undo, locked in shape:
             needs = {specs[u % len(specs)].id for u in ups} if specs else set()
-            specs.append(step(f"t{len(specs)}", *sorted(needs), undo=UNDO if has_undo else ()))
+            more = {"undo": UNDO if has_undo else (), "locks": ("repo",) if locked else ()}
+            specs.append(step(f"t{len(specs)}", *sorted(needs), **more))
 
         async def body(e: Engine) -> None:
             await e.connection.command("FLUSHDB")

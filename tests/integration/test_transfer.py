@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -188,6 +190,77 @@ def test_a_state_alone_brings_what_it_needs(redis_server: Any, other_redis: Redi
         async with engine_on(other_redis.address) as other:
             assert (await take_in(other, file)).imported == 3
             assert await work_off(other) == ["runs", "waits"]
+
+    run(redis_server.address, body)
+
+
+def test_locks_keys_and_times_hold_where_it_comes_to(
+    redis_server: Any, other_redis: RedisServer, file: Path
+) -> None:
+    now = datetime.now(UTC)
+
+    async def body(e: Engine) -> None:
+        await e.submit(
+            [task("holder", locks=("repo",)), task("aside", locks=("repo",)), task("keyed", key="k")]
+        )
+        await e.submit([task("late", deadline_at=now + timedelta(hours=1))])
+        await e.submit([task("later", not_before=now + timedelta(hours=1))])
+        await claimed(e)
+        assert await e.submit([task("other", key="k")]) == ["keyed"]
+        await e.finish(await claimed(e), OK)  # keyed: aside waits for the lock
+        await export(e, file)
+        async with engine_on(other_redis.address) as other:
+            assert (await take_in(other, file)).imported == 5
+            assert await states(other, "later", "late") == {"later": State.PENDING, "late": State.READY}
+            assert (await other.connection.command("ZRANGE", "ai:deadlines", 0, -1)) == ["late"]
+            first = await claimed(other)
+            assert first.spec.id == "holder"
+            assert (await claimed(other)).spec.id == "late"  # aside waits, here as well
+            assert (await other.get(TaskId("aside"))).kept_by == "lock repo"
+            await other.finish(first, OK)
+            assert (await claimed(other)).spec.id == "aside"
+            assert await other.submit([task("new", key="k")]) == ["new"]  # keyed has ended
+
+    run(redis_server.address, body)
+
+
+def test_an_atomic_workflow_is_undone_where_it_comes_to(
+    redis_server: Any, other_redis: RedisServer, file: Path
+) -> None:
+    async def body(e: Engine) -> None:
+        flow = replace(HEADER, atomic=True)
+        steps = [in_flow("first", undo=(("undo-first",),)), in_flow("second", "first", undo=(("u2",),))]
+        await e.submit([*steps, in_flow("third", "second")], workflow=flow)
+        await e.finish(await claimed(e), OK)
+        await e.finish(await claimed(e), OK)
+        await export(e, file)
+
+        async with engine_on(other_redis.address) as other:
+            await take_in(other, file)
+            await other.finish(await claimed(other), BAD)
+            assert await work_off(other) == ["second.undo", "first.undo"]
+            await export(other, file)
+        await e.connection.command("FLUSHALL")
+        await take_in(e, file)
+        view = await e.workflow(FLOW)
+        assert view.state is State.FAILED
+        assert {t.id: t.state for t in view.tasks}[TaskId("first.undo")] is State.COMPLETED
+
+    run(redis_server.address, body)
+
+
+def test_a_key_that_another_open_task_has_is_refused(
+    redis_server: Any, other_redis: RedisServer, file: Path
+) -> None:
+    async def body(e: Engine) -> None:
+        await e.submit([task("mine", key="k")])
+        await export(e, file)
+        async with engine_on(other_redis.address) as other:
+            await other.submit([task("theirs", key="k")])
+            with pytest.raises(
+                Conflict, match=rf"{file}:2: task mine has the key k, which the open task theirs"
+            ):
+                await take_in(other, file)
 
     run(redis_server.address, body)
 

@@ -26,6 +26,7 @@ from ai_infra.core.process import Process
 from ai_infra.core.settings import load_settings
 from ai_infra.tasks.engine import Engine
 from ai_infra.tasks.task import Expect, State, TaskSpec, TaskView, WorkflowHeader
+from ai_infra.tasks.workflow import load_workflow
 from ai_infra.testing import wait_until_async
 from tests.conftest import RedisServer
 
@@ -370,5 +371,52 @@ def test_an_undo_task_whose_result_cannot_be_written_is_tried_again(life: Life) 
         timers.cancel()
         assert (view.state, view.attempt) == (State.FAILED, 2)
         assert "w.a.undo.json" in str(view.error)
+
+    life.run(body)
+
+
+FLOW = """\
+name: late
+atomic: true
+tasks:
+  a:
+    agent: code
+    run: ['echo "{\\"n\\": 5}" > "$AI_INFRA_RESULT"']
+    undo: ['cat "$AI_INFRA_UNDO_RESULT"']
+  b:
+    agent: code
+    needs: [a]
+    when: tasks.a.result.n > 1
+    run: ["true"]
+    undo: ['echo "b had" {{ tasks.a.result.n }}', [echo, "{{ task.id }}"]]
+  c:
+    agent: code
+    needs: [a, b]
+    when: tasks.a.result.n > 9
+    run: ["true"]
+    undo: ["false"]
+  d:
+    agent: code
+    needs: [c]
+    max_attempts: 1
+    run: ["exit 3"]
+"""
+
+
+def test_what_upstreams_handed_in_is_known_to_the_undo(life: Life, tmp_path: Path) -> None:
+    """The condition of a step was for its run; a step that was skipped is not undone."""
+    path, flow = tmp_path / "late.yaml", WorkflowId("w-1")
+    path.write_text(FLOW)
+    folder = life.home.workflows / flow
+    header, specs = load_workflow(path, {}, agents=("code",), workflow_dir=folder, workflow_id=flow)
+
+    async def body(life: Life) -> None:
+        await life.person.submit(specs, workflow=header)
+        view = await life.person.wait_workflow(flow)
+        assert view.undo is not None
+        assert (view.undo.undone, view.undo.complete) == (("b", "a"), True), view.undo
+        told = {task.name: (task.result or {})["output_tail"] for task in view.tasks if task.spec.undo_of}
+        assert told["undo-b"] == "b had 5\nw-1.b\n"
+        assert json.loads(told["undo-a"])["result"]["value"] == {"n": 5}
 
     life.run(body)

@@ -72,7 +72,7 @@ def test_any_gunzip_reads_it(tmp_path: Path) -> None:
 def test_something_else_in_its_place_is_not_read(tmp_path: Path) -> None:
     (tmp_path / "tasks-2026-01-01.jsonl.gz").write_bytes(gzip.compress(b'{"task":1}'))
     (tmp_path / "notes.txt").write_text("a person's")
-    assert list(Archive(tmp_path).records()) == []
+    assert list(Archive(tmp_path).ended()) == []
     assert Archive(tmp_path / "none").files() == []
 
 
@@ -84,11 +84,11 @@ def test_what_was_written_last_holds(tmp_path: Path) -> None:
     assert [(r.id, r.fields.get("er")) for r in archive.in_order() if isinstance(r, TaskRecord)] == [
         ("b", None), ("c", "at once"), ("a", "new")
     ]  # fmt: skip
-    assert {r.id: r.fields.get("er") for r in archive.records() if isinstance(r, TaskRecord)} == {
+    assert {r.id: r.fields.get("er") for r in archive.ended()} == {
         "a": "new", "b": None, "c": "at once"
     }  # fmt: skip
     assert archive.find("a")[0].error == "new"
-    assert [r.id for r in archive.records(2 * DAY_MS)] == ["a"]
+    assert [r.id for r in archive.ended(2 * DAY_MS)] == ["a"]
 
 
 def test_an_id_is_found_by_its_beginning_without_unpacking_the_rest(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import string
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -222,6 +222,18 @@ class TestStoredForm:
         assert not _problems(replace(undo, needs=()))
         assert undo.needs[-2:] == (task.id, undo.id)
         assert not undo.undo_on_failure
+
+    def test_of_every_field_it_is_decided_what_the_undo_task_has(self) -> None:
+        own = {
+            "id", "name", "description", "run", "expect", "needs", "needs_rule", "priority", "not_before",
+            "deadline_at", "when", "undo", "undo_on_failure", "undo_of",
+        }  # fmt: skip
+        its_steps = {
+            "agent", "kind", "env", "timeout_s", "max_attempts", "workflow", "cwd", "retry_delay_s",
+            "retry_max_delay_s", "retry_only_for", "retry_not_for", "soft_timeout_s", "inputs", "values",
+            "key", "locks",
+        }  # fmt: skip
+        assert {f.name for f in fields(TaskSpec)} == own | its_steps
 
 
 class TestChecks:

@@ -3,7 +3,7 @@
 do
   -- Of its former life a task keeps neither place nor holder; an open one starts anew.
   local LEFT_OUT = { s = true, q = true, n = true, wt = true, ck = true, rk = true, sb = true, df = true, im = true }
-  local LEFT_OUT_OPEN = { w = true, st = true, fi = true, rd = true, cb = true, lw = true }
+  local LEFT_OUT_OPEN = { w = true, st = true, fi = true, rd = true, cb = true, lw = true, dx = true }
 
   -- args: sub, number of workflows, per workflow: id, header, ts; then per task:
   -- id, payload, result or '', number of words, fields and values of its hash...
@@ -41,6 +41,8 @@ do
       t.there = call('GET', P .. 'p:' .. t.id)
       local why = t.there and (t.there ~= t.payload and 'exists already and is different' or differs(t))
       if why then return conflict('task ' .. t.id .. ' ' .. why) end
+      local other = not t.there and not TERMINAL[t.f.s] and t.f.ky and holder_of_key({ id = t.id, ky = t.f.ky })
+      if other then return conflict('task ' .. t.id .. ' has the key ' .. t.f.ky .. ', which the open task ' .. other .. ' has') end
       for need in string.gmatch(not TERMINAL[t.f.s] and t.f.nd or '', '%S+') do
         if not known[need] and not may_need(need, sub) then
           return not_found('task ' .. t.id .. ' needs ' .. need .. ', which does not exist')
@@ -97,6 +99,11 @@ do
     if t.f.s == 'IN_PROGRESS' then call('HINCRBY', key, 'ex', 1) end -- a run without an outcome counts against no limit
     if t.f.s == 'ASSIGNED' then call('HINCRBY', key, 'at', -1) end -- it never began
     if bad and not ended then call('HSET', key, 'cb', bad) end
+    if t.f.ky and not ended then call('SET', P .. 'key:' .. t.f.ky, t.id) end
+    if t.f.dd and not ended then
+      call('ZADD', P .. 'deadlines', t.f.dd, t.id)
+      wake_timer(tonumber(t.f.dd))
+    end
     call('SET', P .. 'p:' .. t.id, t.payload)
     if t.result ~= '' then call('SET', P .. 'r:' .. t.id, t.result) end
     call('ZADD', P .. 'all', int(seq), t.id)

@@ -70,7 +70,8 @@ local function release_due()
   local ids = call('ZRANGEBYSCORE', P .. 'delay', '-inf', NOW_TEXT, 'LIMIT', 0, CHUNK)
   for _, id in ipairs(ids) do
     call('ZREM', P .. 'delay', id)
-    place(load(id))
+    local t = load(id)
+    if t and t.s == 'PENDING' then place(t) end
   end
   return #ids == CHUNK
 end

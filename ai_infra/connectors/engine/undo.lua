@@ -29,17 +29,19 @@ do
     UNDO.stopping = before
   end
 
-  -- How many tasks are open, the worst end of the others, and the steps to undo: the last that ended comes first.
+  -- How many tasks are open, the worst end of the others, the steps to undo (the last that ended comes first), and how
+  -- many completed tasks are not here any more.
   local function survey(flow)
-    local open, worst, steps = 0, 'COMPLETED', {}
+    local open, worst, steps, gone = 0, 'COMPLETED', {}, tonumber(call('HGET', P .. 'wn:' .. flow, 'COMPLETED') or 0)
     for _, id in ipairs(call('LRANGE', P .. 'wt:' .. flow, 0, -1)) do
       local v = call('HMGET', P .. 't:' .. id, 's', 'cs')
       if v[1] and not TERMINAL[v[1]] then open = open + 1 end
+      if v[1] == 'COMPLETED' then gone = gone - 1 end
       if v[1] == 'FAILED' or v[1] == 'CANCELLED' and worst ~= 'FAILED' then worst = v[1] end
       if v[2] then steps[#steps + 1] = { id = id, at = tonumber(v[2]) } end
     end
     table.sort(steps, function(x, y) return x.at > y.at end)
-    return open, worst, steps
+    return open, worst, steps, gone
   end
 
   -- What a step's undo task needs ends with the step and a place for the undo task before it: see undo_payload in undo.py.
@@ -150,7 +152,7 @@ do
     local key = P .. 'wf:' .. args[1]
     if call('EXISTS', key) == 0 then return not_found('workflow ' .. args[1] .. ' does not exist') end
     local v = call('HMGET', key, 'ud', 'uk')
-    local open, worst, steps = survey(args[1])
+    local open, worst, steps, gone = survey(args[1])
     if v[2] and v[2] == args[3] then return #steps end
     if v[1] == 'stopping' then return conflict('workflow ' .. args[1] .. ' is being undone already') end
     if v[1] then
@@ -159,6 +161,10 @@ do
     if open > 0 then
       return conflict('workflow ' .. args[1] .. ' has ' .. open .. ' open task' .. (open > 1 and 's' or '')
         .. '; wait for its end, or cancel it, and then undo it')
+    end
+    if gone > 0 then
+      return conflict('workflow ' .. args[1] .. ' cannot be undone any more: ' .. gone .. ' of its completed tasks '
+        .. (gone > 1 and 'are' or 'is') .. ' archived; nothing was undone')
     end
     if #steps == 0 then
       return conflict('workflow ' .. args[1] .. ' has nothing to undo: none of its completed tasks has undo commands')
