@@ -102,6 +102,12 @@ class Worker:
             self._process.log("cancel_reached", task=task, reason=reason or "cancelled")
             self._attempt.cancel()
 
+    def _let_go(self, task: ids.TaskId, agent: str) -> None:
+        """Stop a running task, if it is the one, so that another agent can go on with it."""
+        if self._attempt is not None and self._attempt.claim.spec.id == task:
+            self._process.log("handoff_reached", task=task, to=agent)
+            self._attempt.drain()
+
     async def _beside(self, work: Coroutine[Any, Any, None]) -> None:
         """Run a side task; its failure asks the process to stop. Heartbeats go on while that drains."""
         try:
@@ -144,6 +150,8 @@ class Worker:
                 self._handed.put_nowait(notice.claim)
             elif notice.kind == "cancel" and notice.task is not None:
                 self.cancel(notice.task, notice.reason)
+            elif notice.kind == "handoff" and notice.task is not None:
+                self._let_go(notice.task, notice.reason)
 
     async def _until_stop(self, waiting: Awaitable[T]) -> T | None:
         """The result of `waiting`, or None when the stop comes first."""

@@ -55,7 +55,7 @@ async def examine() -> list[Finding]:
         _finding(Mark.OK, "settings", f"{len(spec.windows)} windows, {len(settings.agents)} agents"),
     ]
     rows += [_redis_server(settings), _home(settings), _disk(settings), _path()]
-    for check in (_session, _redis):
+    for check in (_session, _redis, _keys):
         rows.append(await _safely(check, settings))
     return [*rows, *_windows(settings), *_leftovers(settings)]
 
@@ -159,6 +159,12 @@ async def _session(settings: Settings) -> Finding:
                 Mark.FAIL, "session", f"{name} exists and was not made by ai-infra", "set tmux.session"
             )
     return _finding(Mark.WARN, "session", f"tmux is unclear: {sight.reason}")
+
+
+async def _keys(settings: Settings) -> Finding:
+    from ai_infra.messages.keys import check_keys
+
+    return _finding(Mark.OK, "keys", check_keys(settings.home))
 
 
 async def _redis(settings: Settings) -> Finding:

@@ -109,12 +109,14 @@ class Window:
 
     async def _work(self, engine: Engine) -> None:
         """Be a worker, with a heartbeat that goes on while it drains."""
+        from ai_infra.agents.mail import Mail
         from ai_infra.agents.worker import Worker
 
         assert isinstance(self._pane, AgentPane)
         self._link_program()
         worker = Worker(self._process, self._settings, engine, self._pane, dict(os.environ))
         await worker.recover()
+        mail = Mail(self._process, self._settings.home, engine)
 
         async def beat() -> None:
             said = await self._beat(engine, self._process.worker)
@@ -122,7 +124,7 @@ class Window:
             for task in (*said.cancelled, *said.lost):
                 worker.cancel(task)
 
-        async with self._beating(engine, beat):
+        async with self._beating(engine, beat), self._side(mail.serve(), "mail"):
             self._process.ready()
             await worker.serve()
 

@@ -12,6 +12,8 @@ which a Redis cluster would refuse. Only server time is used, in ms.
                               cb upstream that cancelled it, cx cancel asked: reason,
                               wt somebody waits, df fence of the last finish,
                               ck/rk token of the last cancel/retry call, sb its submit,
+                              ho/hp/hf agent it goes to when its run has stopped, its
+                              spec then, the fence of that run,
                               k it has dependants, sc score in the queue, md longest retry delay ms,
                               x it has some of: nb not before, dd deadline, dx it has passed,
                               ky unique key, lk locks, lw what keeps it back,
@@ -65,6 +67,7 @@ which a Redis cluster would refuse. Only server time is used, in ms.
     votes:NAME        hash    who finds that process silent, and since when                  with staleness
     events            stream  what each call moved, trimmed; a field a move, see `event`
     owner             string  the installation whose tasks these are                         2 min after it
+    mail:* msg:MESSAGE        messages: see the head of engine/messages.lua
 """
 
 from __future__ import annotations
@@ -97,6 +100,7 @@ _LIBRARY_FILES = (
     "tasks",
     "gates",
     "queue",
+    "handoff",
     "ends",
     "submit",
     "worker",
@@ -104,6 +108,7 @@ _LIBRARY_FILES = (
     "cancel",
     "undo",
     "look",
+    "messages",
     "archive",
     "import",
     "upgrade",

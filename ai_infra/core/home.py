@@ -14,7 +14,7 @@ from ai_infra.core.errors import SystemProblem
 SOCKET_PATH_MAX = 107  #: bytes in a unix socket's address on Linux
 ROOM_BYTES = 1_000_000  #: with less than this the disk counts as full
 ROOM_FILES = 8  #: nor with fewer files than this left to make
-FOLDERS = ("config", "run", "redis", "logs", "logs/tasks", "workspace", "workspace/workflows")
+FOLDERS = ("config", "run", "redis", "keys", "logs", "logs/tasks", "workspace", "workspace/workflows")
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,11 @@ class Home:
     def redis_socket(self) -> Path:
         """Where the embedded server listens; it has no other address."""
         return self.run / "redis.sock"
+
+    @property
+    def keys(self) -> Path:
+        """Private keys; nobody but this user may look in."""
+        return self.root / "keys"
 
     @property
     def workspace(self) -> Path:

@@ -35,6 +35,7 @@ DOORS = {
     "psycopg": {"connectors"},
     "qdrant_client": {"connectors"},
     "click": {"cli"},
+    "cryptography": {"messages"},
     "rich": {"dashboard"},
     "textual": {"dashboard"},
     "watchdog": {"dashboard"},
@@ -48,11 +49,12 @@ TMUX_DOORS = {"supervisor/tmux.py", "cli/session.py"}
 
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
-#: A dozen windows import this at once on two cores; more needs a reason.
-MAX_WINDOW_MODULES = 275
+#: A dozen windows import this at once on two cores; more needs a reason: the inbox was one.
+MAX_WINDOW_MODULES = 285
 HEAVY = (
     "click", "rich", "watchdog", "psutil", "anthropic", "redis", "libtmux", "tmuxp", "textual",
-    "importlib.metadata", "email", "http", "sqlite3", "ai_infra.checkup", "ai_infra.cli.main",
+    "cryptography", "importlib.metadata", "email", "http", "sqlite3", "ai_infra.checkup",
+    "ai_infra.cli.main",
 )  # fmt: skip
 
 FILES = {str(path.relative_to(PACKAGE)): path for path in sorted(PACKAGE.rglob("*.py"))}
@@ -287,7 +289,8 @@ def test_a_module_that_does_something_when_imported_is_seen(tmp_path: Path) -> N
 
 def test_what_a_window_loads_before_it_is_ready_stays_light() -> None:
     code = (
-        "import json, sys, ai_infra.app.window, ai_infra.agents.worker; print(json.dumps(list(sys.modules)))"
+        "import json, sys, ai_infra.app.window, ai_infra.agents.worker, ai_infra.agents.mail; "
+        "print(json.dumps(list(sys.modules)))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True

@@ -120,6 +120,7 @@ local function give_back(t, reason, died)
       return end_task(t, 'FAILED', reason, 'er', 'poison: its worker died ' .. deaths .. ' times; the last time: ' .. reason)
     end
   end
+  HANDOFF.take_effect(t)
   make_ready(t, reason, 'at', t.at, 'er', reason)
 end
 

@@ -1,0 +1,1 @@
+"""Messages: envelopes with a known sender, inboxes, verdicts, answers."""
