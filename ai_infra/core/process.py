@@ -12,6 +12,7 @@ import asyncio
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Awaitable, Callable
@@ -99,6 +100,7 @@ class Process:
             raise Conflict(
                 f"{self.name}: already running as pid {holder}; `ai-infra restart {self.name}` replaces it"
             )
+        threading.excepthook = self._thread_failed
         self._say_who()
         self.log("started", pid=os.getpid(), worker=self.worker)
         code, reason = Exit.OK, "finished"
@@ -109,6 +111,11 @@ class Process:
             code, reason = self._explain(exc)
         self._record_end(code, reason)
         return code
+
+    def _thread_failed(self, what: threading.ExceptHookArgs) -> None:
+        """Told in the log: a terminal that takes nothing would hold the thread, and with it our end."""
+        name = what.thread.name if what.thread else "?"
+        self.log("thread_failed", level="warning", thread=name, reason=repr(what.exc_value)[:500])
 
     def keep_lock(self) -> None:
         """Take the lock again if its file was removed, for others know by it that we live; called often."""

@@ -73,6 +73,7 @@ PHRASES: Mapping[str, str] = {
     "message_refused": "REFUSED a message from {source}: {reason} ({message}) {type} {text}",
     "message_crashed": "a fault of ours with message {message}: {reason}",
     "attempt_crashed": "a bug of ours ended the attempt at {task}: {reason} (the trace is in its log file)",
+    "thread_failed": "a thread of this process failed: {reason}",
     "side_task_failed": "a part of this process failed, so it stops: {reason}",
     "tasks_archived": "moved {tasks} finished tasks into the archive",
     "litter_removed": "removed {entries} logs and folders of archived tasks",

@@ -52,6 +52,10 @@ async def main():
             outer.create_task(inner())
     elif deed == "disk":
         raise OSError(5, "Input/output error")
+    elif deed == "thread":
+        import threading
+        threading.Thread(target=lambda: {}["nothing"], name="aside").start()
+        await process.stop.wait()
     elif deed == "exit":
         sys.exit(9)
 
@@ -93,6 +97,12 @@ def until(process: subprocess.Popen[str], word: str) -> str:
         if line.startswith(word):
             return line
     raise AssertionError(f"it ended without saying {word}")
+
+
+def test_a_thread_that_fails_is_told_in_the_log(home: Home) -> None:
+    with life(home, "thread") as process:
+        line = until(process, "thread_failed")
+    assert "KeyError('nothing')" in line
 
 
 def ended(home: Home, process: subprocess.Popen[str]) -> dict[str, Any]:
