@@ -4,7 +4,7 @@ do
   -- Of its former life a task keeps neither place nor holder; an open one starts anew.
   local LEFT_OUT = { s = true, q = true, n = true, wt = true, ck = true, rk = true, sb = true, df = true, im = true }
   local LEFT_OUT_OPEN = { w = true, st = true, fi = true, rd = true, cb = true, lw = true, dx = true,
-    ho = true, hp = true, hf = true }
+    ho = true, hp = true, hf = true, hu = true }
 
   -- args: sub, number of workflows, per workflow: id, header, ts; then per task:
   -- id, payload, result or '', number of words, fields and values of its hash...

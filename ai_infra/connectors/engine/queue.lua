@@ -166,6 +166,11 @@ local function limit_agent(args)
   local key = P .. 'gate:' .. args[1]
   if args[2] ~= '0' then
     call('HSET', key, 'iv', args[2])
+    local soonest = NOW + tonumber(args[2])
+    if tonumber(call('HGET', key, 'tat') or 0) > soonest then
+      call('HSET', key, 'tat', int(soonest)) -- under the former limit the next might begin much later
+      serve(args[1])
+    end
   elseif call('HDEL', key, 'iv', 'tat') > 0 then
     serve(args[1])
   end

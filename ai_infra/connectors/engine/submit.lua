@@ -7,8 +7,7 @@ local function place(t)
   special(t)
   if not t.cb and t.nb and t.nb > NOW then
     call('ZREM', P .. 'held', t.id)
-    call('ZADD', P .. 'delay', int(t.nb), t.id)
-    wake_timer(t.nb)
+    put_off(t, t.nb)
   elseif t.cb then
     local up = load(t.cb)
     local text = up and cause_text(up) or 'an upstream has failed'
@@ -61,8 +60,8 @@ end
 local function check_submit(tasks, sub)
   local known, closed = {}, {}
   for _, t in ipairs(tasks) do
-    t.same = t.ky and holder_of_key(t)
     local there = call('GET', P .. 'p:' .. t.id)
+    t.same = not there and t.ky and holder_of_key(t)
     if there and there ~= t.payload then
       return conflict('task ' .. t.id .. ' exists already and is different; give the new one another id')
     end
@@ -202,19 +201,22 @@ local function submit(args)
   return same
 end
 
-local function remove_task(t)
-  for need in string.gmatch(t.nd or '', '%S+') do call('LREM', P .. 'kids:' .. need, 0, t.id) end
+local function remove_workflow(flow)
+  call('DEL', P .. 'wf:' .. flow, P .. 'wt:' .. flow, P .. 'wn:' .. flow, P .. 'wa:' .. flow)
+  call('ZREM', P .. 'wfs', flow)
+  call('SREM', P .. 'paused', flow)
+end
+
+local function remove_task(t) -- what was added last goes first, so it stands near the end of each list
+  for need in string.gmatch(t.nd or '', '%S+') do call('LREM', P .. 'kids:' .. need, -1, t.id) end
   call('DEL', P .. 't:' .. t.id, P .. 'p:' .. t.id, P .. 'r:' .. t.id, P .. 'kids:' .. t.id)
   call('ZREM', P .. 'all', t.id)
   call('ZREM', P .. 'held', t.id)
   if t.x then forget_special(t) end
   count(t, 'PENDING', -1)
   if t.wf then
-    call('LREM', P .. 'wt:' .. t.wf, 0, t.id)
-    if call('LLEN', P .. 'wt:' .. t.wf) == 0 then
-      call('DEL', P .. 'wf:' .. t.wf, P .. 'wn:' .. t.wf)
-      call('ZREM', P .. 'wfs', t.wf)
-    end
+    call('LREM', P .. 'wt:' .. t.wf, -1, t.id)
+    if call('LLEN', P .. 'wt:' .. t.wf) == 0 then remove_workflow(t.wf) end
   end
 end
 

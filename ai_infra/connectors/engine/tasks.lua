@@ -41,8 +41,8 @@ local MOVES = {
   ASSIGNED = { IN_PROGRESS = true, READY = true, FAILED = true, CANCELLED = true },
   IN_PROGRESS = { COMPLETED = true, FAILED = true, CANCELLED = true, READY = true, PENDING = true },
   COMPLETED = {},
-  FAILED = { READY = true, BLOCKED = true },
-  CANCELLED = { READY = true, BLOCKED = true },
+  FAILED = { READY = true, BLOCKED = true, PENDING = true },
+  CANCELLED = { READY = true, BLOCKED = true, PENDING = true },
 }
 
 local function begin(keys)
@@ -172,4 +172,10 @@ local function wake_timer(due)
   call('SET', P .. 'timer', int(due))
   call('RPUSH', P .. 'timer:inbox', '1')
   call('LTRIM', P .. 'timer:inbox', -1, -1)
+end
+
+-- A PENDING task is looked at again then.
+local function put_off(t, due)
+  call('ZADD', P .. 'delay', int(due), t.id)
+  wake_timer(due)
 end
