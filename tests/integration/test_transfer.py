@@ -20,6 +20,7 @@ from ai_infra.core.errors import AiInfraError, Conflict, NotFound
 from ai_infra.core.ids import TaskId, WorkflowId
 from ai_infra.tasks.archive import Archive
 from ai_infra.tasks.engine import Engine
+from ai_infra.tasks.handoff import hand_over
 from ai_infra.tasks.task import NeedsRule, Outcome, State, TaskView, WorkflowHeader
 from ai_infra.tasks.transfer import Imported, export_lines, import_file
 from tests.conftest import RedisServer, new_redis, remove_redis
@@ -286,6 +287,10 @@ def swap(*pairs: str) -> Any:
     return act
 
 
+def many_fields(line: str) -> str:
+    return line.replace('"at":', "".join(f'"x{n}":"1",' for n in range(190)) + '"at":')
+
+
 REFUSED = {
     "not JSON": (4, "{", "4: Expecting"),
     "no object": (4, "[1]", "4: is not a JSON object"),
@@ -302,6 +307,14 @@ REFUSED = {
     "unknown agent": (8, swap('"code"', '"zed"'), "8: task runs is for the agent 'zed'; there are code"),
     "twice": (3, swap('"done"', '"bad"'), "4: task bad comes twice, first in line 3"),
     "unknown upstream": (9, swap("runs", "none"), "9: needs task none, neither above it"),
+    "too many fields": (4, many_fields, "4: task bad: has 2"),
+    "undone, but has no undo": (
+        4,
+        swap('"at":', '"cs":"1","at":'),
+        "4: task bad: the field 'cs' is there, but",
+    ),
+    "undo of no number": (4, swap('"at":', '"cs":"x","at":'), "4: task bad: the field 'cs' is not a whole"),
+    "a mark": (4, swap('"at":', '"x":"1","ua":"z","at":'), "4: task bad: the field 'ua' is 'z'"),
     "no workflow": (2, swap('"name":"flow"', '"nome":"flow"'), "2: stored workflow is not readable"),
 }
 
@@ -321,6 +334,35 @@ def test_a_bad_line_is_named_and_nothing_comes_in(
             assert str(found.value).startswith(f"{file}:{said}"), str(found.value)[:300]
             assert await other.list_tasks() == []
             assert await other.list_workflows() == []
+
+    run(redis_server.address, body)
+
+
+def test_a_workflow_that_is_nowhere_is_named(redis_server: Any, other_redis: RedisServer, file: Path) -> None:
+    async def body(e: Engine) -> None:
+        await a_bit_of_everything(e)
+        await export(e, file)
+        lines = file.read_text().splitlines(keepends=True)
+        file.write_text("".join([lines[0], *lines[2:]]))
+        async with engine_on(other_redis.address) as other:
+            with pytest.raises(
+                AiInfraError, match=f"{file}:2: is of workflow w-1, neither in the file nor here"
+            ):
+                await take_in(other, file)
+        assert (await take_in(e, file)).there == 8
+
+    run(redis_server.address, body)
+
+
+def test_a_task_that_was_handed_over_comes_with_its_undo(
+    redis_server: Any, other_redis: RedisServer, file: Path
+) -> None:
+    async def body(e: Engine) -> None:
+        await e.submit([in_flow("first", undo=(("u",),), agent="qa")], workflow=HEADER)
+        await hand_over(e, TaskId("first"), CODE, 5)
+        await export(e, file)
+        async with engine_on(other_redis.address) as other:
+            assert (await take_in(other, file)).imported == 1
 
     run(redis_server.address, body)
 

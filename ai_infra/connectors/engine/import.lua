@@ -135,7 +135,7 @@ do
         write(t, sub)
         call('RPUSH', P .. 'sub:' .. sub, t.id)
       elseif call('ZSCORE', P .. 'held', t.id) and by ~= sub then
-        call('HSET', P .. 't:' .. t.id, 'sb', sub, 'im', t.f.s) -- left by an import that broke off: this one goes on with it
+        adopt(t.id, sub, 'im', t.f.s)
         call('RPUSH', P .. 'sub:' .. sub, t.id)
       elseif by ~= sub then
         here = here + 1

@@ -57,6 +57,12 @@ local function holder_of_key(t)
   return state and not TERMINAL[state] and holder or nil
 end
 
+-- A task that was left by a submit that broke off: this one goes on with it. While the other is released, it needs nobody.
+local function adopt(id, sub, ...)
+  local by = call('HGET', P .. 't:' .. id, 'sb')
+  if call('SISMEMBER', P .. 'commits', by) == 0 then call('HSET', P .. 't:' .. id, 'sb', sub, ...) end
+end
+
 local function check_submit(tasks, sub)
   local known, closed = {}, {}
   for _, t in ipairs(tasks) do
@@ -182,7 +188,7 @@ local function submit(args)
       seq = seq + 1
       write_task(t, sub, seq, step)
     elseif not final then
-      call('HSET', P .. 't:' .. t.id, 'sb', sub) -- left by a submit that broke off: this one goes on with it
+      adopt(t.id, sub)
     end
     if sub ~= '' and not t.same then call('RPUSH', P .. 'sub:' .. sub, t.id) end
   end
