@@ -275,6 +275,11 @@ def change(path: Path, number: int, change: Any) -> None:
     path.write_text("".join(f"{line}\n" for line in lines))
 
 
+def drop(path: Path, number: int) -> None:
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[: number - 1] + lines[number:]))
+
+
 def swap(*pairs: str) -> Any:
     """Replace the first of each pair by the second."""
 
@@ -342,8 +347,7 @@ def test_a_workflow_that_is_nowhere_is_named(redis_server: Any, other_redis: Red
     async def body(e: Engine) -> None:
         await a_bit_of_everything(e)
         await export(e, file)
-        lines = file.read_text().splitlines(keepends=True)
-        file.write_text("".join([lines[0], *lines[2:]]))
+        drop(file, 2)
         async with engine_on(other_redis.address) as other:
             with pytest.raises(
                 AiInfraError, match=f"{file}:2: is of workflow w-1, neither in the file nor here"
