@@ -71,6 +71,10 @@ Shape = tuple[set[int], NeedsRule, int, tuple[str, ...], datetime | None, dateti
 SAME_ANSWER = {"submit", "claim", "start", "finish", "handoff", "pause_agent", "pause_workflow"}
 numbers = itertools.count()
 
+#: where the words of a call begin that name what its worker holds: who still has a former run of the task it
+#: is given now is not told twice, and hears of it when that run has ended
+HOLDS_FROM = {"claim": 3, "finish": 10}
+
 
 class Forgetful(Connection):
     """Loses the first answer of every call, and so asks twice."""
@@ -82,7 +86,8 @@ class Forgetful(Connection):
         except Conflict:
             assert function == "give_back"  # the worker does the same on either answer
         else:
-            assert second == first or function not in SAME_ANSWER, (function, first, second)
+            same = function in SAME_ANSWER and len(words) <= HOLDS_FROM.get(function, len(words))
+            assert second == first or not same, (function, first, second)
         return first
 
 
