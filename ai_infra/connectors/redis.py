@@ -29,6 +29,7 @@ which a Redis cluster would refuse. Only server time is used, in ms.
     aside:AGENT       zset    READY tasks that a lock or a paused workflow keeps back, by the same
     wants:LOCK AGENT  zset    those of them that wait for this lock
     wanted:LOCK       set     agents that have such tasks
+    freed             set     locks of which not all that wait have been looked at
     lock:LOCK         string  the task that holds it                                         while it runs
     gate:AGENT        hash    pz why it is paused, iv least ms between tasks, tat when the next may begin
     paused            set     workflows that are paused

@@ -128,6 +128,33 @@ class TestLocks:
 
         run(redis_server.address, body)
 
+    def test_very_many_that_wait_for_two_do_not_hold_redis_up(self, redis_server: Any) -> None:
+        """One lock is free, the other is not: all have to be looked at for one that needs no more than the first."""
+
+        async def body(e: Engine) -> None:
+            await e.submit([task("x", locks=("a",)), task("y", locks=("b",))])
+            x, y = await claimed(e, W1), await claimed(e, W2)
+            await e.submit([task(f"t{n}", locks=("a", "b")) for n in range(900)])
+            await e.submit([task("z", locks=("a",), priority=1)])
+            while await e.tick() == 0:
+                pass
+            assert await e.connection.command("ZCARD", "ai:wants:a code") == 901
+            await e.finish(x, OK)
+            assert await e.connection.command("ZCARD", "ai:wants:a code") == 401
+            assert await e.claim(CODE, W1, 30) is None
+            while await e.tick() == 0:
+                pass
+            last = await handed(e)
+            assert last.spec.id == "z"
+            await e.finish(y, OK)
+            await e.finish(last, OK)
+            while await e.tick() == 0:
+                pass
+            assert len(await work_off(e)) == 900
+            assert await e.connection.command("EXISTS", "ai:freed") == 0
+
+        run(redis_server.address, body)
+
 
 class TestPauses:
     def test_a_paused_agent_finishes_and_begins_nothing(self, redis_server: Any) -> None:
