@@ -129,7 +129,7 @@ class TestLocks:
         run(redis_server.address, body)
 
     def test_very_many_that_wait_for_two_do_not_hold_redis_up(self, redis_server: Any) -> None:
-        """One lock is free, the other is not: all have to be looked at for one that needs no more than the first."""
+        """One lock is free, the other is not: each is looked at, for one of them may need only the first."""
 
         async def body(e: Engine) -> None:
             await e.submit([task("x", locks=("a",)), task("y", locks=("b",))])
