@@ -21,6 +21,7 @@ from ai_infra.core.ids import TaskId, WorkflowId
 from ai_infra.tasks.archive import Archive
 from ai_infra.tasks.engine import Engine
 from ai_infra.tasks.handoff import hand_over
+from ai_infra.tasks.record import TaskRecord
 from ai_infra.tasks.task import NeedsRule, Outcome, State, TaskView, WorkflowHeader
 from ai_infra.tasks.transfer import Imported, export_lines, import_file
 from tests.conftest import RedisServer, new_redis, remove_redis
@@ -262,6 +263,23 @@ def test_a_key_that_another_open_task_has_is_refused(
                 Conflict, match=rf"{file}:2: task mine has the key k, which the open task theirs"
             ):
                 await take_in(other, file)
+
+    run(redis_server.address, body)
+
+
+def test_an_upstream_that_comes_back_and_succeeds_forbids_nothing(redis_server: Any) -> None:
+    async def body(e: Engine) -> None:
+        await e.submit([task("a"), task("b", "a")])
+        await e.finish(await claimed(e), BAD)
+        archived = [r for r in (await e.finished(keep=0, before_ms=2**50)).records if r.id == "a"]
+        assert await e.forget(archived) == ["a"]
+        with pytest.raises(Conflict, match="task b needs a, which did not succeed"):
+            await e.retry(TaskId("b"))
+        await e.import_records({}, [r for r in archived if isinstance(r, TaskRecord)])
+        await e.retry(TaskId("a"))
+        assert await work_off(e) == ["a"]
+        await e.retry(TaskId("b"))
+        assert await work_off(e) == ["b"]
 
     run(redis_server.address, body)
 

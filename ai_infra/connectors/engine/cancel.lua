@@ -56,16 +56,10 @@ end
 
 -- Open upstreams of a task that is to run again, and one that forbids it.
 local function standing(t)
-  local open, bad, ended = 0, nil, false
   local archived = call('HGET', P .. 't:' .. t.id, 'au')
-  for need in string.gmatch(t.nd or '', '%S+') do
-    local state = call('HGET', P .. 't:' .. need, 's')
-    if not state or TERMINAL[state] then ended = true else open = open + 1 end
-    local failed = state == 'FAILED' or state == 'CANCELLED' or not state and need == archived
-    if failed and t.r == 'all_succeeded' then bad = need end
-  end
-  if t.r == 'any_done' then open = (ended or open == 0) and 0 or 1 end
-  return open, bad
+  return tally(t.nd or '', t.r, function(need)
+    return call('HGET', P .. 't:' .. need, 's') or need == archived and 'FAILED' or nil
+  end)
 end
 
 -- The unique key is taken again; a deadline that has passed is not asked for again.

@@ -56,21 +56,7 @@ do
   -- Where it will stand, for one that is held.
   local function coming_state(id)
     local v = call('HMGET', P .. 't:' .. id, 'im', 's')
-    return v[1] or v[2]
-  end
-
-  local function count_needs(t)
-    local open, bad, ended = 0, nil, false
-    for need in string.gmatch(t.f.nd or '', '%S+') do
-      local state = coming_state(need)
-      if state then
-        add_kid(need, t.id)
-        if TERMINAL[state] then ended = true else open = open + 1 end
-        if (state == 'FAILED' or state == 'CANCELLED') and t.f.r == 'all_succeeded' then bad = need end
-      end
-    end
-    if t.f.r == 'any_done' then open = (ended or open == 0) and 0 or 1 end
-    return open, bad
+    return v[1] or v[2] or nil
   end
 
   -- A workflow of which a part is archived counts that part still.
@@ -85,7 +71,11 @@ do
   end
 
   local function write(t, sub)
-    local open, bad = count_needs(t)
+    local open, bad = tally(t.f.nd or '', t.f.r, function(need)
+      local state = coming_state(need)
+      if state then add_kid(need, t.id) end
+      return state
+    end)
     local key, words, ended = P .. 't:' .. t.id, {}, TERMINAL[t.f.s]
     for name, value in pairs(t.f) do
       if not LEFT_OUT[name] and (ended or not LEFT_OUT_OPEN[name]) then

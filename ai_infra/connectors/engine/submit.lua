@@ -95,26 +95,30 @@ local function add_kid(need, id)
   if call('RPUSH', P .. 'kids:' .. need, id) == 1 then call('HSET', P .. 't:' .. need, 'k', 1) end
 end
 
-local function open_needs_of(t)
+-- What a task with this rule still waits for, as its n counts it, and an upstream that forbids it to run. `needs`:
+-- ids with spaces between; `state_of` answers nil for one that is archived.
+local function tally(needs, rule, state_of)
   local open, bad, ended = 0, nil, false
-  for _, need in ipairs(t.needs) do
-    local state = call('HGET', P .. 't:' .. need, 's')
-    if TERMINAL[state] then ended = true else open = open + 1 end
-    if (state == 'FAILED' or state == 'CANCELLED') and t.r == 'all_succeeded' then bad = need end
-    add_kid(need, t.id)
+  for need in string.gmatch(needs, '%S+') do
+    local state = state_of(need)
+    if not state or TERMINAL[state] then ended = true else open = open + 1 end
+    if (state == 'FAILED' or state == 'CANCELLED') and rule == 'all_succeeded' then bad = need end
   end
-  if t.r == 'any_done' then open = (ended or open == 0) and 0 or 1 end
+  if rule == 'any_done' then open = (ended or open == 0) and 0 or 1 end
   return open, bad
 end
 
 -- A step of priority is worth `step` of age: what waits longer than that goes before what is one step higher.
 local function write_task(t, sub, seq, step)
-  local open, bad = open_needs_of(t)
-  local key = P .. 't:' .. t.id
+  local key, needs = P .. 't:' .. t.id, table.concat(t.needs, ' ')
+  local open, bad = tally(needs, t.r, function(need)
+    add_kid(need, t.id)
+    return call('HGET', P .. 't:' .. need, 's')
+  end)
   call('HSET', key, 's', 'PENDING', 'a', t.a, 'p', t.p, 'q', int(seq), 'n', open, 'r', t.r, 'at', 0, 'mx', t.mx,
     'f', 0, 'nm', t.nm, 'ts', NOW_TEXT, 'sb', sub, 'sc', int((10 - t.p) * step + seq), unpack(t.more))
   if t.wf ~= '' then call('HSET', key, 'wf', t.wf) end
-  if #t.needs > 0 then call('HSET', key, 'nd', table.concat(t.needs, ' ')) end
+  if needs ~= '' then call('HSET', key, 'nd', needs) end
   if bad then call('HSET', key, 'cb', bad) end
   if t.ky then call('SET', P .. 'key:' .. t.ky, t.id) end
   if t.dd then
