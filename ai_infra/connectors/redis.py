@@ -12,8 +12,8 @@ which a Redis cluster would refuse. Only server time is used, in ms.
                               cb upstream that cancelled it, cx cancel asked: reason,
                               wt somebody waits, df fence of the last finish,
                               ck/rk token of the last cancel/retry call, sb its submit,
-                              ho/hp/hf agent it goes to when its run has stopped, its
-                              spec then, the fence of that run,
+                              ho/hp/hu/hf agent it goes to when its run has stopped, its
+                              spec and its undo task's then, the fence of that run,
                               k it has dependants, sc score in the queue, md longest retry delay ms,
                               x it has some of: nb not before, dd deadline, dx it has passed,
                               ky unique key, lk locks, lw what keeps it back,
@@ -29,6 +29,7 @@ which a Redis cluster would refuse. Only server time is used, in ms.
     aside:AGENT       zset    READY tasks that a lock or a paused workflow keeps back, by the same
     wants:LOCK AGENT  zset    those of them that wait for this lock
     wanted:LOCK       set     agents that have such tasks
+    freed             set     locks of which not all that wait have been looked at
     lock:LOCK         string  the task that holds it                                         while it runs
     gate:AGENT        hash    pz why it is paused, iv least ms between tasks, tat when the next may begin
     paused            set     workflows that are paused
@@ -51,7 +52,8 @@ which a Redis cluster would refuse. Only server time is used, in ms.
     minutes:AGENT     zset    the minutes that have such a hash                              after an hour
     wf:FLOW wt:FLOW   hash, list   header and ts, am it is atomic, pz why it is paused; ud stopping or
                               made: it is undone, uw why, us how its steps ended, uk token of
-                              the call; its tasks in order of submission
+                              the call; ck, ct token and instant of the last cancel call;
+                              its tasks in order of submission
     wa:FLOW           string  how many of them are archived already; they are counted still  with the last
     undo:FLOW         list    steps whose undo tasks are not made yet                        when they are
     steps             string  how many steps that may be undone have ended

@@ -16,6 +16,7 @@ from ai_infra.core.ids import AgentName, TaskId
 from ai_infra.tasks.engine import Engine
 from ai_infra.tasks.spec import dump_spec
 from ai_infra.tasks.task import ACTIVE, TERMINAL, TaskView
+from ai_infra.tasks.undo import undo_payload
 
 _ASK_AGAIN_S = 2.0  #: a notice may be lost with its connection
 
@@ -41,8 +42,9 @@ async def hand_over(engine: Engine, task: TaskId, agent: AgentName, timeout_s: f
 async def _hand_over(engine: Engine, task: TaskId, agent: AgentName) -> bool:
     """Whether it is done; else its worker was asked to stop it."""
     view = await engine.get(task)
-    text = dump_spec(replace(view.spec, agent=agent))
-    words = (task, view.spec.agent, agent, text)
+    moved = replace(view.spec, agent=agent)
+    undo = undo_payload(moved) if moved.undo else ""
+    words = (task, view.spec.agent, agent, dump_spec(moved), undo)
     try:
         return bool(await engine.connection.call("handoff", *words) == "done")
     except Conflict:

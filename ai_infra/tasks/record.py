@@ -45,9 +45,11 @@ _COUNTS = (
     "rd",
     "st",
     "fi",
+    "cs",
 )  #: whole numbers, where present
 #: what few tasks have in their hash, and what its absence means; `x` says that there is some of the others
 _FURTHER = {"dl": "1000", "md": "60000", "nb": "", "dd": "", "ky": "", "lk": "", "un": ""}
+_MOST_FIELDS = 100
 _NEEDED = ("s", "a", "p", "mx", "r", "at", "nm", "ts")
 _MOST_RESULT = MAX_RESULT_BYTES + MAX_VALUE_BYTES + 100  #: with what a task handed in
 _TASK_LINE = '{"task":'
@@ -179,6 +181,8 @@ def check_task(record: TaskRecord) -> TaskSpec:
     spec = load_spec(record.spec_text)
     check_spec(spec)
     fields, who = record.fields, f"task {record.id}"
+    if len(fields) > _MOST_FIELDS:
+        raise SpecError(f"{who}: has {len(fields)} fields, more than {_MOST_FIELDS}")
     if missing := [name for name in _NEEDED if name not in fields]:
         raise SpecError(f"{who}: the field {missing[0]!r} is missing")
     if fields["s"] not in list(State):
@@ -189,8 +193,7 @@ def check_task(record: TaskRecord) -> TaskSpec:
     if record.state in TERMINAL and "fi" not in fields:
         raise SpecError(f"{who}: is {record.state} without the instant of its end ('fi')")
     _check_same(record, spec)
-    if "x" not in fields and (spec.not_before or spec.deadline_at or spec.key or spec.locks):
-        raise SpecError(f"{who}: the field 'x' is missing")
+    _check_special(record, spec)
     result = record.result_text
     if result is not None and (len(result) > _MOST_RESULT or not result.startswith("{")):
         raise SpecError(f"{who}: its result is no JSON object of at most {_MOST_RESULT} bytes")
@@ -216,6 +219,19 @@ def _check_same(record: TaskRecord, spec: TaskSpec) -> None:
     for name, (field, said) in told.items():
         if field != said:
             raise SpecError(f"task {spec.id}: the field {name!r} is {field!r}, its spec says {said!r}")
+
+
+def _check_special(record: TaskRecord, spec: TaskSpec) -> None:
+    """What only few tasks have, and undo.lua takes for granted."""
+    fields, who = record.fields, f"task {record.id}"
+    marks = fields.get("ua", "")
+    rare = spec.not_before or spec.deadline_at or spec.key or spec.locks or spec.undo or marks
+    if rare and "x" not in fields:
+        raise SpecError(f"{who}: the field 'x' is missing")
+    if not set(marks) <= set("ufarl" if spec.workflow else "uf"):
+        raise SpecError(f"{who}: the field 'ua' is {marks!r}, which is no mark of such a task")
+    if "cs" in fields and not spec.undo:
+        raise SpecError(f"{who}: the field 'cs' is there, but its spec has no undo")
 
 
 def _is_count(text: str) -> bool:

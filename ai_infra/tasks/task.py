@@ -48,8 +48,8 @@ MOVES: dict[State, frozenset[State]] = {
         {State.COMPLETED, State.FAILED, State.CANCELLED, State.READY, State.PENDING}
     ),
     State.COMPLETED: frozenset(),
-    State.FAILED: frozenset({State.READY, State.BLOCKED}),
-    State.CANCELLED: frozenset({State.READY, State.BLOCKED}),
+    State.FAILED: frozenset({State.READY, State.BLOCKED, State.PENDING}),
+    State.CANCELLED: frozenset({State.READY, State.BLOCKED, State.PENDING}),
 }
 
 

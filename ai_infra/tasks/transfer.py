@@ -123,15 +123,20 @@ async def import_file(engine: Engine, path: Path, agents: Collection[str]) -> Im
     lines: dict[TaskId, int] = {}
     flows: dict[WorkflowId, WorkflowRecord] = {}
     wanted: dict[TaskId, int] = {}
+    parts: dict[str, int] = {}
     for number, record in _records(path):
         try:
             _check(record, lines, flows, wanted, number, agents)
         except (AiInfraError, ValueError) as exc:
             raise ImportProblem(f"{path}:{number}: {exc}") from exc
+        if isinstance(record, TaskRecord) and record.workflow:
+            parts.setdefault(record.workflow, number)
     for need in await engine.missing(list(wanted)):
         raise ImportProblem(
             f"{path}:{wanted[TaskId(need)]}: needs task {need}, neither above it in the file nor here"
         )
+    for flow in await engine.missing_workflows([name for name in parts if name not in flows]):
+        raise ImportProblem(f"{path}:{parts[flow]}: is of workflow {flow}, neither in the file nor here")
     tasks = (record for _, record in _records(path) if isinstance(record, TaskRecord))
     try:
         came, there = await engine.import_records(flows, tasks)

@@ -6,6 +6,7 @@ Redis dies, hangs up, is full, old, newer, evicting, or of somebody else.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import shutil
 import signal
@@ -31,9 +32,10 @@ from ai_infra.core.errors import (
     NotFound,
     SystemProblem,
 )
-from ai_infra.core.ids import TaskId
+from ai_infra.core.ids import AgentName, TaskId, WorkerId, WorkflowId
 from ai_infra.tasks.engine import Engine
-from ai_infra.tasks.task import State
+from ai_infra.tasks.handoff import hand_over
+from ai_infra.tasks.task import Outcome, State, WorkflowHeader
 from ai_infra.testing import wait_until_async
 from tests.conftest import RedisServer, new_redis, remove_redis
 
@@ -97,6 +99,61 @@ class TestCrash:
             assert len(finished) == len(set(finished)), "a task was completed twice"
 
         run(own_redis.address, body, timeout_s=60)
+
+    @pytest.mark.parametrize("when", ["before", "after"])
+    @pytest.mark.parametrize("call", range(22))
+    def test_redis_is_killed_around_each_call(
+        self, own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch, call: int, when: str
+    ) -> None:
+        """After: it was done, its answer was lost, and it is asked again."""
+        monkeypatch.setattr("ai_infra.tasks.submit.BATCH_TASKS", 2)
+        calls = itertools.count()
+
+        class Crashing(Connection):
+            async def call(self, function: str, *words: Any) -> Any:
+                at, given = next(calls) == call, [function, *words]
+                if at and when == "after":
+                    await super().call(*given)
+                if at:
+                    own_redis.kill()
+                    await asyncio.to_thread(own_redis.start)
+                return await super().call(*given)
+
+        async def main() -> None:
+            async with await Crashing.open(own_redis.address) as connection, asyncio.timeout(30):
+                await scenario(Engine(connection))
+            assert next(calls) > call, "no call was disturbed"
+
+        async def scenario(e: Engine) -> None:
+            flow, b, qa = WorkflowId("w"), TaskId("b"), AgentName("qa")
+            undo = {"workflow": flow, "undo": (("true",),)}
+            steps = [task("a", **undo), task("b", locks=("l",), **undo), task("c", locks=("l",), **undo)]
+            header = WorkflowHeader(id=flow, name="w", atomic=True)
+            await e.submit([*steps, task("d", "c", **undo), task("e", workflow=flow)], workflow=header)
+            assert await e.submit([task("k", key="k", priority=1)]) == ["k"]
+            await e.limit_agent(CODE, 60_000_000)
+            await e.pause_agent(CODE, "x")
+            await e.pause_workflow(flow, "x")
+            assert (await hand_over(e, b, qa, 5)).agent == qa
+            await e.resume_workflow(flow)
+            await e.resume_agent(CODE)
+            await e.limit_agent(CODE, 0)
+            first = await claimed(e)
+            assert (await e.finish(first, OK))[0] is State.COMPLETED
+            given = await e.claim(qa, WorkerId("qa.1"), 30)
+            assert given is not None
+            assert (given.spec.id, given.attempt) == ("b", 1)
+            bad = Outcome(ok=False, error="no", retry=False)
+            assert (await e.finish(given, bad))[0] is State.FAILED
+            assert await work_off(e) == ["a.undo", "k"]
+            view = await e.workflow(flow)
+            assert view.ended
+            assert [t.state for t in view.tasks] == [
+                State.COMPLETED, State.FAILED, *[State.CANCELLED] * 3, State.COMPLETED,
+            ]  # fmt: skip
+            assert await e.submit([task("k2", key="k")]) == ["k2"]
+
+        asyncio.run(main())
 
     def test_a_connection_that_is_cut_is_made_again(self, own_redis: RedisServer) -> None:
         async def body(e: Engine) -> None:

@@ -128,6 +128,33 @@ class TestLocks:
 
         run(redis_server.address, body)
 
+    def test_very_many_that_wait_for_two_do_not_hold_redis_up(self, redis_server: Any) -> None:
+        """One lock is free, the other is not: each is looked at, for one of them may need only the first."""
+
+        async def body(e: Engine) -> None:
+            await e.submit([task("x", locks=("a",)), task("y", locks=("b",))])
+            x, y = await claimed(e, W1), await claimed(e, W2)
+            await e.submit([task(f"t{n}", locks=("a", "b")) for n in range(900)])
+            await e.submit([task("z", locks=("a",), priority=1)])
+            while await e.tick() == 0:
+                pass
+            assert await e.connection.command("ZCARD", "ai:wants:a code") == 901
+            await e.finish(x, OK)
+            assert await e.connection.command("ZCARD", "ai:wants:a code") == 401
+            assert await e.claim(CODE, W1, 30) is None
+            while await e.tick() == 0:
+                pass
+            last = await handed(e)
+            assert last.spec.id == "z"
+            await e.finish(y, OK)
+            await e.finish(last, OK)
+            while await e.tick() == 0:
+                pass
+            assert len(await work_off(e)) == 900
+            assert await e.connection.command("EXISTS", "ai:freed") == 0
+
+        run(redis_server.address, body)
+
 
 class TestPauses:
     def test_a_paused_agent_finishes_and_begins_nothing(self, redis_server: Any) -> None:
@@ -229,6 +256,18 @@ class TestRates:
 
         run(redis_server.address, body)
 
+    def test_a_limit_that_is_raised_counts_from_now(self, redis_server: Any) -> None:
+        async def body(e: Engine) -> None:
+            timers = asyncio.create_task(e.run_timers())
+            await e.limit_agent(CODE, 0.1)
+            await e.submit([task("a"), task("b")])
+            assert await e.finish(await claimed(e), OK, take_next=True) == (S.COMPLETED, None)
+            await e.limit_agent(CODE, 600)
+            assert (await handed(e)).spec.id == "b"
+            timers.cancel()
+
+        run(redis_server.address, body)
+
 
 class TestTimes:
     def test_not_before(self, redis_server: Any) -> None:
@@ -255,6 +294,25 @@ class TestTimes:
                 await e.wait_timer(0.02)
             assert await states(e, "b") == {"b": S.BLOCKED}
             assert await work_off(e) == ["a", "b"]
+
+        run(redis_server.address, body)
+
+    @pytest.mark.parametrize("which", ["a", "b"])
+    def test_trying_again_is_not_before_its_time(self, redis_server: Any, which: str) -> None:
+        async def body(e: Engine) -> None:
+            later = in_s(3600)
+            await e.submit([task("a", not_before=later), task("b", "a", not_before=later)])
+            await e.cancel(A, reason="x")
+            await e.retry(A)
+            assert await states(e, "a", "b") == {"a": S.PENDING, "b": S.PENDING}
+            for name in ("a", "b"):
+                assert abs((await e.get(TaskId(name))).due_at - later) < timedelta(seconds=1)  # type: ignore[operator]
+                if name == which:
+                    await e.connection.command("HSET", f"ai:t:{name}", "nb", 1)
+                    await e.connection.command("ZADD", "ai:delay", "XX", 1, name)
+                    await e.tick()
+            wanted = {"a": {"a": S.READY, "b": S.PENDING}, "b": {"a": S.PENDING, "b": S.BLOCKED}}
+            assert await states(e, "a", "b") == wanted[which]
 
         run(redis_server.address, body)
 
@@ -361,6 +419,21 @@ class TestAnyDone:
 
         run(redis_server.address, body)
 
+    def test_one_that_is_archived_has_ended(self, redis_server: Any) -> None:
+        async def body(e: Engine) -> None:
+            await e.submit([task("a"), task("b"), task("c", "a", "b", needs_rule=NeedsRule.ANY_DONE)])
+            await e.finish(await claimed(e), OK)
+            running = await claimed(e)
+            c = await claimed(e, W2)
+            assert (running.spec.id, c.spec.id) == ("b", "c")
+            await e.finish(c, Outcome(ok=False, retry=False, error="no"))
+            found = await e.finished(keep=0, before_ms=2**50)
+            assert await e.forget([r for r in found.records if r.id == "a"]) == ["a"]
+            await e.retry(TaskId("c"))
+            assert await states(e, "c") == {"c": S.READY}
+
+        run(redis_server.address, body)
+
 
 class TestKeys:
     def test_twice_is_once_while_it_is_open(self, redis_server: Any) -> None:
@@ -402,6 +475,26 @@ class TestKeys:
 
         run(redis_server.address, body)
 
+    def test_a_dependant_whose_key_another_has_by_now_stays_cancelled(self, redis_server: Any) -> None:
+        async def body(e: Engine) -> None:
+            await e.submit([task("a"), task("b", "a", key="k"), task("c", "a")])
+            await e.cancel(A, reason="x")
+            await e.submit([task("d", key="k")])
+            assert await e.retry(A) == ["a", "c"]
+            assert await states(e, "b", "d") == {"b": S.CANCELLED, "d": S.READY}
+            assert await e.submit([task("x", key="k")]) == ["d"]
+
+        run(redis_server.address, body)
+
+    def test_an_answer_that_was_lost_and_the_key_is_another_s_by_now(self, redis_server: Any) -> None:
+        async def body(e: Engine) -> None:
+            assert await e.submit([task("a", key="k")]) == ["a"]
+            await work_off(e)
+            assert await e.submit([task("b", key="k")]) == ["b"]
+            assert await e.submit([task("a", key="k")]) == ["a"]
+
+        run(redis_server.address, body)
+
 
 class TestUpgrade:
     def test_what_version_2_wrote_goes_on(self, redis_server: Any) -> None:
@@ -421,5 +514,18 @@ class TestUpgrade:
                 await e.connection.command("SET", "ai:timer", 1)
                 await e.tick()
                 assert sorted(await work_off(e)) == ["held", "high", "low", "new"]
+
+        asyncio.run(main())
+
+    def test_what_version_2_cancelled_can_be_tried_again(self, redis_server: Any) -> None:
+        async def main() -> None:
+            async with engine_on(redis_server.address) as e:
+                await e.submit([task("a"), task("b", "a")])
+                await e.cancel(A, reason="x")
+                await e.connection.command("HDEL", "ai:t:a", "k")
+                await e.connection.command("DEL", "ai:schema")
+            async with engine_on(redis_server.address) as e:
+                await e.retry(A)
+                assert await work_off(e) == ["a", "b"]
 
         asyncio.run(main())

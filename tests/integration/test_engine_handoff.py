@@ -131,7 +131,7 @@ def test_twice_is_once(redis_server: RedisServer) -> None:
         await engine.submit([task("t")])
         text = dump_spec(replace(task("t"), agent=QA))
         for _ in range(2):
-            assert await engine.connection.call("handoff", "t", "code", "qa", text) == "done"
+            assert await engine.connection.call("handoff", "t", "code", "qa", text, "") == "done"
         assert await counts(engine) == {"code": {}, "qa": {"ready": 1}}
 
     run(redis_server.address, body)
@@ -313,5 +313,42 @@ def test_the_tasks_of_a_paused_agent_go_on_at_another(redis_server: RedisServer)
         assert await work_off(engine, W1) == []
         claim = await engine.claim(QA, QA1, 30)
         assert claim is not None
+
+    run(redis_server.address, body)
+
+
+def test_nobody_waits_any_more_and_the_next_attempt_is_the_other_s(redis_server: RedisServer) -> None:
+    async def body(engine: Engine) -> None:
+        await engine.submit([task("t", retry_delay_s=60.0)])
+        claim = await claimed(engine)
+        with pytest.raises(DeadlinePassed):
+            await to_qa(engine, timeout_s=0.1)
+        await engine.finish(claim, replace(BAD, retry=True))
+        view = await engine.get(T)
+        assert (view.agent, view.spec.agent, view.state) == ("qa", "qa", State.PENDING)
+
+    run(redis_server.address, body)
+
+
+@pytest.mark.parametrize("running", [False, True])
+def test_its_undo_goes_with_it(redis_server: RedisServer, running: bool) -> None:
+    async def body(engine: Engine) -> None:
+        flow = WorkflowHeader(id=WorkflowId("w-1"), name="w", atomic=True)
+        first = task("t", workflow="w-1", undo=(("undo-it",),))
+        await engine.submit([first, task("u", "t", workflow="w-1")], workflow=flow)
+        if running:
+            claim = await claimed(engine)
+            with pytest.raises(DeadlinePassed):
+                await to_qa(engine, timeout_s=0.1)
+            await engine.give_back(claim)
+        else:
+            await to_qa(engine)
+        claim = await engine.claim(QA, QA1, 30)
+        assert claim is not None
+        await engine.finish(claim, OK)
+        await engine.finish(await claimed(engine), BAD)
+        undo = await engine.claim(QA, QA1, 30)
+        assert undo is not None
+        assert (undo.spec.id, undo.spec.agent) == ("t.undo", "qa")
 
     run(redis_server.address, body)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import random
 import re
@@ -106,6 +107,27 @@ class TestSubmit:
             await e.connection.call("submit", "sub-x", "0", "", "", 0, *_packed([task("a"), task("b")]))
             assert await e.connection.call("commit", "sub-x", 1) == 1
             await e.connection.command("ZADD", "ai:subs", 1, "sub-x")
+            await e.tick()
+            assert await work_off(e) == ["a", "b"]
+
+        run(redis_server.address, body)
+
+    @pytest.mark.parametrize("again", ["submit", "import"])
+    def test_what_is_being_released_is_not_taken_back(self, redis_server: Any, again: str) -> None:
+        """The same tasks come once more, in a submit or an import that breaks off."""
+
+        async def body(e: Engine) -> None:
+            both = [task("a"), task("b")]
+            await e.connection.call("submit", "sub-x", "0", "", "", 0, *_packed(both))
+            assert await e.connection.call("commit", "sub-x", 1) == 1
+            if again == "submit":
+                await e.connection.call("submit", "sub-y", "0", "", "", 0, *_packed(both))
+            else:
+                payloads = [await e.connection.command("GET", f"ai:p:{name}") for name in ("a", "b")]
+                rows = [("a", payloads[0], "", 2, "s", "READY"), ("b", payloads[1], "", 2, "s", "READY")]
+                await e.connection.call("import", "sub-y", 0, *itertools.chain(*rows))
+            while await e.connection.call("abort", "sub-y", 100):
+                pass
             await e.tick()
             assert await work_off(e) == ["a", "b"]
 

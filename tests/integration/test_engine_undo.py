@@ -441,6 +441,33 @@ class TestPerson:
 
         run(redis_server.address, body)
 
+    def test_a_cancel_whose_answer_was_lost(self, redis_server: Any) -> None:
+        """The first try made the undo tasks; the second must not cancel them."""
+
+        async def body(e: Engine) -> None:
+            await begin(e, step("a"), step("b", "a"), step("c", "b"))
+            await e.finish(await claimed(e), OK)
+            for _ in range(2):
+                found = await e.connection.call("cancel_workflow", W, "x", "token")
+                assert (sorted(found[1]), found[2]) == (["b", "c"], [])
+            assert await work_off(e) == ["a.undo"]
+
+        run(redis_server.address, body)
+
+    def test_a_failed_step_stays_while_its_workflow_is_undone(self, redis_server: Any) -> None:
+        """Dropped before the last step has ended, its effect would never be undone."""
+
+        async def body(e: Engine) -> None:
+            await begin(e, step("a", undo_on_failure=True), step("b"))
+            first, second = await claimed(e, W1), await claimed(e, W2)
+            await e.finish(first, BAD)
+            with pytest.raises(Conflict, match="task a stays: its workflow w is being undone"):
+                await e.dead_letters([TaskId("a")])
+            await e.finish(second, CANCELLED)
+            assert await work_off(e) == ["a.undo"]
+
+        run(redis_server.address, body)
+
     def test_a_failure_handed_in_twice(self, redis_server: Any) -> None:
         async def body(e: Engine) -> None:
             await begin(e, step("a"), step("b", "a"))

@@ -20,6 +20,8 @@ from ai_infra.core.errors import AiInfraError, Conflict, NotFound
 from ai_infra.core.ids import TaskId, WorkflowId
 from ai_infra.tasks.archive import Archive
 from ai_infra.tasks.engine import Engine
+from ai_infra.tasks.handoff import hand_over
+from ai_infra.tasks.record import TaskRecord
 from ai_infra.tasks.task import NeedsRule, Outcome, State, TaskView, WorkflowHeader
 from ai_infra.tasks.transfer import Imported, export_lines, import_file
 from tests.conftest import RedisServer, new_redis, remove_redis
@@ -265,6 +267,23 @@ def test_a_key_that_another_open_task_has_is_refused(
     run(redis_server.address, body)
 
 
+def test_an_upstream_that_comes_back_and_succeeds_forbids_nothing(redis_server: Any) -> None:
+    async def body(e: Engine) -> None:
+        await e.submit([task("a"), task("b", "a")])
+        await e.finish(await claimed(e), BAD)
+        archived = [r for r in (await e.finished(keep=0, before_ms=2**50)).records if r.id == "a"]
+        assert await e.forget(archived) == ["a"]
+        with pytest.raises(Conflict, match="task b needs a, which did not succeed"):
+            await e.retry(TaskId("b"))
+        await e.import_records({}, [r for r in archived if isinstance(r, TaskRecord)])
+        await e.retry(TaskId("a"))
+        assert await work_off(e) == ["a"]
+        await e.retry(TaskId("b"))
+        assert await work_off(e) == ["b"]
+
+    run(redis_server.address, body)
+
+
 # -- what is refused ----------------------------------------------------------------------------------------
 
 
@@ -272,6 +291,11 @@ def change(path: Path, number: int, change: Any) -> None:
     lines = path.read_text().splitlines()
     lines[number - 1] = change(lines[number - 1]) if callable(change) else change
     path.write_text("".join(f"{line}\n" for line in lines))
+
+
+def drop(path: Path, number: int) -> None:
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[: number - 1] + lines[number:]))
 
 
 def swap(*pairs: str) -> Any:
@@ -284,6 +308,10 @@ def swap(*pairs: str) -> Any:
         return line
 
     return act
+
+
+def many_fields(line: str) -> str:
+    return line.replace('"at":', "".join(f'"x{n}":"1",' for n in range(190)) + '"at":')
 
 
 REFUSED = {
@@ -302,6 +330,14 @@ REFUSED = {
     "unknown agent": (8, swap('"code"', '"zed"'), "8: task runs is for the agent 'zed'; there are code"),
     "twice": (3, swap('"done"', '"bad"'), "4: task bad comes twice, first in line 3"),
     "unknown upstream": (9, swap("runs", "none"), "9: needs task none, neither above it"),
+    "too many fields": (4, many_fields, "4: task bad: has 2"),
+    "undone, but has no undo": (
+        4,
+        swap('"at":', '"cs":"1","at":'),
+        "4: task bad: the field 'cs' is there, but",
+    ),
+    "undo of no number": (4, swap('"at":', '"cs":"x","at":'), "4: task bad: the field 'cs' is not a whole"),
+    "a mark": (4, swap('"at":', '"x":"1","ua":"z","at":'), "4: task bad: the field 'ua' is 'z'"),
     "no workflow": (2, swap('"name":"flow"', '"nome":"flow"'), "2: stored workflow is not readable"),
 }
 
@@ -321,6 +357,34 @@ def test_a_bad_line_is_named_and_nothing_comes_in(
             assert str(found.value).startswith(f"{file}:{said}"), str(found.value)[:300]
             assert await other.list_tasks() == []
             assert await other.list_workflows() == []
+
+    run(redis_server.address, body)
+
+
+def test_a_workflow_that_is_nowhere_is_named(redis_server: Any, other_redis: RedisServer, file: Path) -> None:
+    async def body(e: Engine) -> None:
+        await a_bit_of_everything(e)
+        await export(e, file)
+        drop(file, 2)
+        async with engine_on(other_redis.address) as other:
+            with pytest.raises(
+                AiInfraError, match=f"{file}:2: is of workflow w-1, neither in the file nor here"
+            ):
+                await take_in(other, file)
+        assert (await take_in(e, file)).there == 8
+
+    run(redis_server.address, body)
+
+
+def test_a_task_that_was_handed_over_comes_with_its_undo(
+    redis_server: Any, other_redis: RedisServer, file: Path
+) -> None:
+    async def body(e: Engine) -> None:
+        await e.submit([in_flow("first", undo=(("u",),), agent="qa")], workflow=HEADER)
+        await hand_over(e, TaskId("first"), CODE, 5)
+        await export(e, file)
+        async with engine_on(other_redis.address) as other:
+            assert (await take_in(other, file)).imported == 1
 
     run(redis_server.address, body)
 

@@ -39,8 +39,13 @@ do
     return self
   end
 
+  -- It is being cancelled, or its undo tasks are not all made yet.
+  local function will_be_undone(flow)
+    return call('HGET', P .. 'wf:' .. flow, 'ud') == 'stopping' or call('EXISTS', P .. 'undo:' .. flow) == 1
+  end
+
   local function flow_is_open(flow)
-    if call('EXISTS', P .. 'undo:' .. flow) == 1 then return true end -- its undo tasks are not all made yet
+    if will_be_undone(flow) then return true end
     local open = call('LLEN', P .. 'wt:' .. flow)
     for _, ended in ipairs(call('HMGET', P .. 'wn:' .. flow, 'COMPLETED', 'FAILED', 'CANCELLED')) do
       open = open - tonumber(ended or 0)
@@ -61,6 +66,8 @@ do
     if flow and flows then
       if flows[flow] == nil then flows[flow] = flow_is_open(flow) end
       if flows[flow] then return 'its workflow ' .. flow .. ' has not ended' end
+    elseif flow and will_be_undone(flow) then
+      return 'its workflow ' .. flow .. ' is being undone'
     end
     local kid = open_kid(id, budget)
     return kid and 'task ' .. kid .. ', which has not ended, needs it'
@@ -126,8 +133,7 @@ do
   -- A workflow counts all its tasks until the last of them has gone.
   local function leave_workflow(flow)
     if call('INCR', P .. 'wa:' .. flow) < call('LLEN', P .. 'wt:' .. flow) then return end
-    call('DEL', P .. 'wf:' .. flow, P .. 'wt:' .. flow, P .. 'wn:' .. flow, P .. 'wa:' .. flow)
-    call('ZREM', P .. 'wfs', flow)
+    remove_workflow(flow)
   end
 
   local function forget(t, budget)
@@ -178,7 +184,7 @@ do
       local id = table.remove(stack)
       if not seen[id] then
         seen[id] = true
-        local why = needed(id, nil, nil, { left = LOOKUPS })
+        local why = needed(id, call('HGET', P .. 't:' .. id, 'wf'), nil, { left = LOOKUPS })
         if why then return conflict('task ' .. id .. ' stays: ' .. why) end
         out.add(id)
         for _, kid in ipairs(call('LRANGE', P .. 'kids:' .. id, 0, -1)) do

@@ -28,9 +28,23 @@ local function cancel(args)
   return { t.s, cancelled, requested }
 end
 
+-- What the first try of the call has done: the second must not cancel what undoes the workflow.
+local function cancelled_then(flow, instant)
+  local requested, cancelled = {}, {}
+  for _, id in ipairs(call('LRANGE', P .. 'wt:' .. flow, 0, -1)) do
+    local v = call('HMGET', P .. 't:' .. id, 's', 'fi', 'cx')
+    if v[1] == 'CANCELLED' and v[2] == instant then cancelled[#cancelled + 1] = id end
+    if ACTIVE[v[1]] and v[3] then requested[#requested + 1] = id end
+  end
+  return { '', cancelled, requested }
+end
+
 -- args: workflow, reason, token
 local function cancel_workflow(args)
-  if call('EXISTS', P .. 'wf:' .. args[1]) == 0 then return not_found('workflow ' .. args[1] .. ' does not exist') end
+  local key = P .. 'wf:' .. args[1]
+  if call('EXISTS', key) == 0 then return not_found('workflow ' .. args[1] .. ' does not exist') end
+  if call('HGET', key, 'ck') == args[3] then return cancelled_then(args[1], call('HGET', key, 'ct')) end
+  call('HSET', key, 'ck', args[3], 'ct', NOW_TEXT)
   local requested, cancelled = {}, {}
   call('DEL', P .. 'undo:' .. args[1]) -- of one that is undone, that is ended, too
   for _, id in ipairs(call('LRANGE', P .. 'wt:' .. args[1], 0, -1)) do
@@ -42,15 +56,10 @@ end
 
 -- Open upstreams of a task that is to run again, and one that forbids it.
 local function standing(t)
-  local open, bad, ended = 0, nil, false
-  if t.r == 'all_succeeded' then bad = call('HGET', P .. 't:' .. t.id, 'au') or nil end -- it is archived
-  for need in string.gmatch(t.nd or '', '%S+') do
-    local state = call('HGET', P .. 't:' .. need, 's')
-    if state and TERMINAL[state] then ended = true elseif state then open = open + 1 end
-    if t.r == 'all_succeeded' and (state == 'FAILED' or state == 'CANCELLED') then bad = need end
-  end
-  if t.r == 'any_done' then open = (ended or open == 0) and 0 or 1 end
-  return open, bad
+  local archived = call('HGET', P .. 't:' .. t.id, 'au')
+  return tally(t.nd or '', t.r, function(need)
+    return call('HGET', P .. 't:' .. need, 's') or need == archived and 'FAILED' or nil
+  end)
 end
 
 -- The unique key is taken again; a deadline that has passed is not asked for again.
@@ -69,8 +78,12 @@ local function reopen(t, open, token)
   reopen_special(t)
   t.dx = false
   call('DEL', P .. 'r:' .. t.id)
+  HANDOFF.take_back(t)
   t.cb, t.cx, t.st, t.n = nil, nil, 0, open
-  if open == 0 then
+  if t.nb and t.nb > NOW then
+    move(t, 'PENDING', 'retry', 'ex', t.at, 'n', open, 'rk', token)
+    put_off(t, t.nb)
+  elseif open == 0 then
     make_ready(t, 'retry', 'ex', t.at, 'n', 0, 'rk', token)
   else
     move(t, 'BLOCKED', 'retry', 'ex', t.at, 'n', open, 'rk', token)
@@ -91,7 +104,7 @@ local function reopen_kids(t, token, out)
       elseif kid.s == 'CANCELLED' and kid.cb == one.id then
         if bad then
           call('HSET', P .. 't:' .. id, 'cb', bad)
-        else
+        elseif not (special(kid).ky and holder_of_key(kid)) then -- else another does what it was to do
           reopen(kid, open, token)
           out[#out + 1] = id
           stack[#stack + 1] = kid
@@ -111,8 +124,8 @@ local function retry(args)
   end
   local refused = UNDO.refusal(t)
   if refused then return conflict(refused) end
-  local other = special(t).ky and call('GET', P .. 'key:' .. t.ky)
-  if other and other ~= t.id then return conflict('task ' .. other .. ' has its key ' .. t.ky .. ' now') end
+  local other = special(t).ky and holder_of_key(t)
+  if other then return conflict('task ' .. other .. ' has its key ' .. t.ky .. ' now') end
   local open, bad = standing(t)
   if bad then return conflict('task ' .. t.id .. ' needs ' .. bad .. ', which did not succeed; retry that one') end
   local out = { t.id }

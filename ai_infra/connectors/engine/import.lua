@@ -4,7 +4,7 @@ do
   -- Of its former life a task keeps neither place nor holder; an open one starts anew.
   local LEFT_OUT = { s = true, q = true, n = true, wt = true, ck = true, rk = true, sb = true, df = true, im = true }
   local LEFT_OUT_OPEN = { w = true, st = true, fi = true, rd = true, cb = true, lw = true, dx = true,
-    ho = true, hp = true, hf = true }
+    ho = true, hp = true, hf = true, hu = true }
 
   -- args: sub, number of workflows, per workflow: id, header, ts; then per task:
   -- id, payload, result or '', number of words, fields and values of its hash...
@@ -56,21 +56,7 @@ do
   -- Where it will stand, for one that is held.
   local function coming_state(id)
     local v = call('HMGET', P .. 't:' .. id, 'im', 's')
-    return v[1] or v[2]
-  end
-
-  local function count_needs(t)
-    local open, bad, ended = 0, nil, false
-    for need in string.gmatch(t.f.nd or '', '%S+') do
-      local state = coming_state(need)
-      if state then
-        add_kid(need, t.id)
-        if TERMINAL[state] then ended = true else open = open + 1 end
-        if (state == 'FAILED' or state == 'CANCELLED') and t.f.r == 'all_succeeded' then bad = need end
-      end
-    end
-    if t.f.r == 'any_done' then open = (ended or open == 0) and 0 or 1 end
-    return open, bad
+    return v[1] or v[2] or nil
   end
 
   -- A workflow of which a part is archived counts that part still.
@@ -85,7 +71,11 @@ do
   end
 
   local function write(t, sub)
-    local open, bad = count_needs(t)
+    local open, bad = tally(t.f.nd or '', t.f.r, function(need)
+      local state = coming_state(need)
+      if state then add_kid(need, t.id) end
+      return state
+    end)
     local key, words, ended = P .. 't:' .. t.id, {}, TERMINAL[t.f.s]
     for name, value in pairs(t.f) do
       if not LEFT_OUT[name] and (ended or not LEFT_OUT_OPEN[name]) then
@@ -135,7 +125,7 @@ do
         write(t, sub)
         call('RPUSH', P .. 'sub:' .. sub, t.id)
       elseif call('ZSCORE', P .. 'held', t.id) and by ~= sub then
-        call('HSET', P .. 't:' .. t.id, 'sb', sub, 'im', t.f.s) -- left by an import that broke off: this one goes on with it
+        adopt(t.id, sub, 'im', t.f.s)
         call('RPUSH', P .. 'sub:' .. sub, t.id)
       elseif by ~= sub then
         here = here + 1

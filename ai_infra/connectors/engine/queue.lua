@@ -85,17 +85,23 @@ local function make_ready(t, reason, ...)
   offer(t)
 end
 
--- Locks that this call freed: of each agent that waits for one, the first task goes back to its queue.
+-- Locks that this call freed: of each agent that waits for one, the first task goes back to its queue. Should very
+-- many turn out to wait for another lock as well, the ticker goes on with them.
 local function wake_freed()
+  local left = CHUNK
   while #FREED > 0 do
     local name = table.remove(FREED)
     for _, agent in ipairs(call('SMEMBERS', P .. 'wanted:' .. name)) do
       if call('EXISTS', P .. 'lock:' .. name) == 1 then break end
       local first = call('ZRANGE', P .. 'wants:' .. name .. ' ' .. agent, 0, 0)[1]
-      if first then
+      if first and left == 0 then
+        call('SADD', P .. 'freed', name)
+        wake_timer(NOW)
+      elseif first then
         local t = special(load(first))
         leave_aside(t)
         offer(t)
+        left = left - 1
       else
         call('SREM', P .. 'wanted:' .. name, agent)
       end
@@ -166,6 +172,11 @@ local function limit_agent(args)
   local key = P .. 'gate:' .. args[1]
   if args[2] ~= '0' then
     call('HSET', key, 'iv', args[2])
+    local soonest = NOW + tonumber(args[2])
+    if tonumber(call('HGET', key, 'tat') or 0) > soonest then
+      call('HSET', key, 'tat', int(soonest)) -- under the former limit the next might begin much later
+      serve(args[1])
+    end
   elseif call('HDEL', key, 'iv', 'tat') > 0 then
     serve(args[1])
   end

@@ -7,8 +7,7 @@ local function place(t)
   special(t)
   if not t.cb and t.nb and t.nb > NOW then
     call('ZREM', P .. 'held', t.id)
-    call('ZADD', P .. 'delay', int(t.nb), t.id)
-    wake_timer(t.nb)
+    put_off(t, t.nb)
   elseif t.cb then
     local up = load(t.cb)
     local text = up and cause_text(up) or 'an upstream has failed'
@@ -58,11 +57,17 @@ local function holder_of_key(t)
   return state and not TERMINAL[state] and holder or nil
 end
 
+-- A task that was left by a submit that broke off: this one goes on with it. While the other is released, it needs nobody.
+local function adopt(id, sub, ...)
+  local by = call('HGET', P .. 't:' .. id, 'sb')
+  if call('SISMEMBER', P .. 'commits', by) == 0 then call('HSET', P .. 't:' .. id, 'sb', sub, ...) end
+end
+
 local function check_submit(tasks, sub)
   local known, closed = {}, {}
   for _, t in ipairs(tasks) do
-    t.same = t.ky and holder_of_key(t)
     local there = call('GET', P .. 'p:' .. t.id)
+    t.same = not there and t.ky and holder_of_key(t)
     if there and there ~= t.payload then
       return conflict('task ' .. t.id .. ' exists already and is different; give the new one another id')
     end
@@ -90,15 +95,16 @@ local function add_kid(need, id)
   if call('RPUSH', P .. 'kids:' .. need, id) == 1 then call('HSET', P .. 't:' .. need, 'k', 1) end
 end
 
-local function open_needs_of(t)
+-- What a task with this rule still waits for, as its n counts it, and an upstream that forbids it to run. `needs`:
+-- ids with spaces between; `state_of` answers nil for one that is archived.
+local function tally(needs, rule, state_of)
   local open, bad, ended = 0, nil, false
-  for _, need in ipairs(t.needs) do
-    local state = call('HGET', P .. 't:' .. need, 's')
-    if TERMINAL[state] then ended = true else open = open + 1 end
-    if (state == 'FAILED' or state == 'CANCELLED') and t.r == 'all_succeeded' then bad = need end
-    add_kid(need, t.id)
+  for need in string.gmatch(needs, '%S+') do
+    local state = state_of(need)
+    if not state or TERMINAL[state] then ended = true else open = open + 1 end
+    if (state == 'FAILED' or state == 'CANCELLED') and rule == 'all_succeeded' then bad = need end
   end
-  if t.r == 'any_done' then open = (ended or open == 0) and 0 or 1 end
+  if rule == 'any_done' then open = (ended or open == 0) and 0 or 1 end
   return open, bad
 end
 
@@ -122,14 +128,17 @@ end
 -- A step of priority is worth `step` of age: what waits longer than that goes before what is one step higher.
 -- `whole`: this call brings all of the submit, so that nothing has to be held; else its tasks are PENDING until commit.
 local function write_task(t, sub, seq, step, whole)
-  local open, bad = open_needs_of(t)
-  local key, state = P .. 't:' .. t.id, first_state(t, whole, open, bad)
-  local score = int((10 - t.p) * step + seq)
+  local key, needs = P .. 't:' .. t.id, table.concat(t.needs, ' ')
+  local open, bad = tally(needs, t.r, function(need)
+    add_kid(need, t.id)
+    return call('HGET', P .. 't:' .. need, 's')
+  end)
+  local state, score = first_state(t, whole, open, bad), int((10 - t.p) * step + seq)
   call('HSET', key, 's', state, 'a', t.a, 'p', t.p, 'q', int(seq), 'n', open, 'r', t.r, 'at', 0, 'mx', t.mx,
     'f', 0, 'nm', t.nm, 'ts', NOW_TEXT, 'sb', sub, 'sc', score, unpack(t.more))
   if state == 'READY' then call('HSET', key, 'rd', NOW_TEXT) end
   if t.wf ~= '' then call('HSET', key, 'wf', t.wf) end
-  if #t.needs > 0 then call('HSET', key, 'nd', table.concat(t.needs, ' ')) end
+  if needs ~= '' then call('HSET', key, 'nd', needs) end
   if bad then call('HSET', key, 'cb', bad) end
   if t.ky then call('SET', P .. 'key:' .. t.ky, t.id) end
   if t.dd then
@@ -202,7 +211,7 @@ local function submit(args)
       seq = seq + 1
       write_task(t, sub, seq, step, final and sub == '')
     elseif not final then
-      call('HSET', P .. 't:' .. t.id, 'sb', sub) -- left by a submit that broke off: this one goes on with it
+      adopt(t.id, sub)
     end
     if sub ~= '' and not t.same then call('RPUSH', P .. 'sub:' .. sub, t.id) end
   end
@@ -221,19 +230,22 @@ local function submit(args)
   return same
 end
 
-local function remove_task(t)
-  for need in string.gmatch(t.nd or '', '%S+') do call('LREM', P .. 'kids:' .. need, 0, t.id) end
+local function remove_workflow(flow)
+  call('DEL', P .. 'wf:' .. flow, P .. 'wt:' .. flow, P .. 'wn:' .. flow, P .. 'wa:' .. flow)
+  call('ZREM', P .. 'wfs', flow)
+  call('SREM', P .. 'paused', flow)
+end
+
+local function remove_task(t) -- what was added last goes first, so it stands near the end of each list
+  for need in string.gmatch(t.nd or '', '%S+') do call('LREM', P .. 'kids:' .. need, -1, t.id) end
   call('DEL', P .. 't:' .. t.id, P .. 'p:' .. t.id, P .. 'r:' .. t.id, P .. 'kids:' .. t.id)
   call('ZREM', P .. 'all', t.id)
   call('ZREM', P .. 'held', t.id)
   if t.x then forget_special(t) end
   count(t, 'PENDING', -1)
   if t.wf then
-    call('LREM', P .. 'wt:' .. t.wf, 0, t.id)
-    if call('LLEN', P .. 'wt:' .. t.wf) == 0 then
-      call('DEL', P .. 'wf:' .. t.wf, P .. 'wn:' .. t.wf)
-      call('ZREM', P .. 'wfs', t.wf)
-    end
+    call('LREM', P .. 'wt:' .. t.wf, -1, t.id)
+    if call('LLEN', P .. 'wt:' .. t.wf) == 0 then remove_workflow(t.wf) end
   end
 end
 

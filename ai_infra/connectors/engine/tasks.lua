@@ -29,7 +29,7 @@ local NOW_TEXT -- the same as a word for commands
 local LUCK -- 0 to 1, another one with every call
 local MOVED -- events of this call, not written yet
 local FREED -- locks that may have become free in this call
-local ENDED -- tasks with marks that ended in this call, and that undo.lua has not looked at
+local ENDED -- tasks with marks that ended in this call; `seen`: how many of them undo.lua has looked at
 local UNDO, SUBMITS = {}, {} -- what undo.lua and submit.lua do, for those that stand before them
 
 local TERMINAL = { COMPLETED = 'done', FAILED = 'dead', CANCELLED = 'gone' }
@@ -41,8 +41,8 @@ local MOVES = {
   ASSIGNED = { IN_PROGRESS = true, READY = true, FAILED = true, CANCELLED = true },
   IN_PROGRESS = { COMPLETED = true, FAILED = true, CANCELLED = true, READY = true, PENDING = true },
   COMPLETED = {},
-  FAILED = { READY = true, BLOCKED = true },
-  CANCELLED = { READY = true, BLOCKED = true },
+  FAILED = { READY = true, BLOCKED = true, PENDING = true },
+  CANCELLED = { READY = true, BLOCKED = true, PENDING = true },
 }
 
 local function begin(keys)
@@ -52,7 +52,7 @@ local function begin(keys)
   NOW = time[1] * 1000 + math.floor(time[2] / 1000)
   NOW_TEXT = string.format('%.0f', NOW)
   LUCK = (time[2] * 7919 % 1000) / 999
-  MOVED, FREED, ENDED = {}, {}, {}
+  MOVED, FREED, ENDED = {}, {}, { seen = 0 }
   UNDO.told, UNDO.stopping = {}, nil
 end
 
@@ -172,4 +172,10 @@ local function wake_timer(due)
   call('SET', P .. 'timer', int(due))
   call('RPUSH', P .. 'timer:inbox', '1')
   call('LTRIM', P .. 'timer:inbox', -1, -1)
+end
+
+-- A PENDING task is looked at again then.
+local function put_off(t, due)
+  call('ZADD', P .. 'delay', int(due), t.id)
+  wake_timer(due)
 end

@@ -66,6 +66,13 @@ local function reopen_gates()
   end
 end
 
+-- Locks of which a former call had not looked at all that wait.
+local function wake_the_rest()
+  for _, name in ipairs(call('SPOP', P .. 'freed', CHUNK)) do FREED[#FREED + 1] = name end
+  wake_freed()
+  return call('EXISTS', P .. 'freed') == 1
+end
+
 local function release_due()
   local ids = call('ZRANGEBYSCORE', P .. 'delay', '-inf', NOW_TEXT, 'LIMIT', 0, CHUNK)
   for _, id in ipairs(ids) do
@@ -100,6 +107,7 @@ local function run_timers()
   local more = expire_leases()
   more = end_late() or more
   more = release_due() or more
+  more = wake_the_rest() or more
   reopen_gates()
   more = end_submits() or more
   if more then return 0 end

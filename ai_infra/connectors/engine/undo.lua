@@ -115,8 +115,9 @@ do
 
   -- Called when tasks have ended: numbers what may have to be undone, and ends atomic workflows that failed.
   function UNDO.follow(cancelled)
-    while #ENDED > 0 do
-      local t = table.remove(ENDED, 1)
+    while ENDED.seen < #ENDED do
+      ENDED.seen = ENDED.seen + 1
+      local t = ENDED[ENDED.seen]
       local done = t.s == 'COMPLETED' and is_marked(t, 'u') and not was_skipped(t)
       if done or t.s ~= 'COMPLETED' and t.st > 0 and is_marked(t, 'f') then
         call('HSET', P .. 't:' .. t.id, 'cs', call('INCR', P .. 'steps'))

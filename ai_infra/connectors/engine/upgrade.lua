@@ -15,17 +15,16 @@ local function scores_of(agent)
 end
 
 -- That a task has dependants stood only in their list.
-local function mark_upstreams(index)
-  for _, id in ipairs(call('ZRANGE', P .. index, 0, -1)) do
-    for need in string.gmatch(load(id).nd or '', '%S+') do call('HSET', P .. 't:' .. need, 'k', 1) end
+local function mark_upstreams()
+  for _, id in ipairs(call('ZRANGE', P .. 'all', 0, -1)) do
+    if call('EXISTS', P .. 'kids:' .. id) == 1 then call('HSET', P .. 't:' .. id, 'k', 1) end
   end
 end
 
 local function upgrade()
   if tonumber(call('GET', P .. 'schema') or 0) >= VERSION then return 'OK' end
   leases_to_workers()
-  mark_upstreams('blocked')
-  mark_upstreams('held')
+  mark_upstreams()
   for _, agent in ipairs(call('SMEMBERS', P .. 'agents')) do scores_of(agent) end
   call('SET', P .. 'schema', VERSION)
   return 'OK'

@@ -59,9 +59,9 @@ local function retry_or_fail(t, error, reason, retry)
   local delay = math.min(tonumber(v[1] or RETRY_MS) * 2 ^ math.min(tries - 1, 30), tonumber(v[3] or MAX_DELAY_MS))
   delay = delay * (1 - LUCK / 4) -- so that those that failed together do not come back together
   measure(t, 'retried')
+  HANDOFF.take_effect(t)
   move(t, 'PENDING', reason, 'er', error, 'df', t.f)
-  call('ZADD', P .. 'delay', int(NOW + delay), t.id)
-  wake_timer(NOW + delay)
+  put_off(t, NOW + delay)
 end
 
 local function keep_result(t, result)
