@@ -128,6 +128,10 @@ def _usage_words(exc: click.UsageError) -> str:
 
 
 def _say(words: str, code: Exit) -> Exit:
+    if not (words.isascii() and words.isprintable()):  # what a task, a message or a name may hold
+        from ai_infra.dashboard.clean import clean
+
+        words = "\n".join(map(clean, words.split("\n")))
     click.echo(f"ai-infra: {words}", err=True)
     return code
 

@@ -10,9 +10,21 @@ import click
 
 from ai_infra.app.command import engine_now, settings_from_env
 from ai_infra.app.lookup import find_id
-from ai_infra.app.post import Desk, all_judged, desk, everyone, receiver
-from ai_infra.cli.output import examples, in_colour, json_option, plain, print_json, run_async, show, width
-from ai_infra.core import ids
+from ai_infra.app.post import Desk, all_judged, desk, everyone
+from ai_infra.cli.finding import known_agent
+from ai_infra.cli.options import Duration
+from ai_infra.cli.output import (
+    examples,
+    in_colour,
+    json_option,
+    json_text,
+    print_json,
+    run_async,
+    say,
+    show,
+    while_somebody_reads,
+    width,
+)
 from ai_infra.core.errors import Exit, NotFound, UsageError
 
 if TYPE_CHECKING:
@@ -37,9 +49,13 @@ _priority = click.option(
 
 
 def _timeout(default_s: float) -> Callable[[T], T]:
-    kind = click.FloatRange(min=0.1)
     return click.option(  # type: ignore[return-value]  # a decorator of functions and commands alike
-        "--timeout", "timeout_s", type=kind, default=default_s, show_default=True, help="Seconds to wait."
+        "--timeout",
+        "timeout_s",
+        type=Duration(0.1),
+        default=default_s,
+        show_default=f"{default_s:g}s",
+        help="How long to wait at most.",
     )
 
 
@@ -66,7 +82,7 @@ def send(
     note in its window; what it cannot do, it refuses.
     """
     settings = settings_from_env()
-    to = receiver(settings, agent)
+    to = known_agent(settings, agent)
     made = _content(text, **content)
 
     async def act() -> MessageView:
@@ -98,7 +114,7 @@ def ask(agent: str, text: str | None, timeout_s: float, priority: int, as_json: 
     Exits with 1 when it is refused, or the task it asked for failed; 8 when no answer came in time.
     """
     settings = settings_from_env()
-    to = receiver(settings, agent)
+    to = known_agent(settings, agent)
     made = _content(text, **content)
 
     async def act() -> Envelope:
@@ -162,7 +178,7 @@ def handoff(task: str, agent: str, timeout_s: float, as_json: bool) -> None:
     against no limit, and AGENT begins it anew.
     """
     settings = settings_from_env()
-    to = ids.AgentName(receiver(settings, agent))
+    to = known_agent(settings, agent)
 
     async def act() -> TaskView:
         from ai_infra.tasks.handoff import hand_over
@@ -188,7 +204,7 @@ def handoff(task: str, agent: str, timeout_s: float, as_json: bool) -> None:
 def inbox(agent: str | None, limit: int, follow: bool, as_json: bool) -> None:
     """Show what came into AGENT's inbox (or all of them), newest first, and what became of it."""
     settings = settings_from_env()
-    of = receiver(settings, agent) if agent is not None else ""
+    of = known_agent(settings, agent) if agent is not None else ""
 
     async def act() -> None:
         async with desk(settings) as at:
@@ -199,7 +215,7 @@ def inbox(agent: str | None, limit: int, follow: bool, as_json: bool) -> None:
             while follow:
                 after = await _tell_events(at, after, of, as_json)
 
-    run_async(act())
+    run_async(while_somebody_reads(act()))
 
 
 # -- parts --------------------------------------------------------------------------------------------------
@@ -253,25 +269,26 @@ def _tell_messages(messages: list[Shown], of: str, as_json: bool, follow: bool) 
 
 async def _tell_events(at: Desk, after: str, of: str, as_json: bool) -> str:
     """The verdicts that come in a while; where the stream ends then."""
+    from ai_infra.dashboard.live import patiently
+    from ai_infra.dashboard.logs import print_out
     from ai_infra.dashboard.messages import message_line
     from ai_infra.messages.views import as_of
 
-    events = await at.post.events(after, FOLLOW_S)
+    events = await patiently(lambda: at.post.events(after, FOLLOW_S), say)
     for event in events:
         after = event.entry
         if of not in ("", event.agent):
             continue
         try:
-            message = _shown(at, await at.post.get(event.id))
+            message = _shown(at, await patiently(lambda id=event.id: at.post.get(id), say))  # type: ignore[misc]
         except NotFound:  # it is long over, and was removed
             continue
         if as_json:
             line = {"id": event.id, "agent": event.agent, "what": event.what}
-            click.echo(_one_line({**line, "message": _message(message)}))
+            print_out(json_text({**line, "message": _message(message)}))
         else:
             then = as_of(message.receipts[event.agent], event)
-            click.echo(message_line(message, then).text(colour=in_colour()))
-    sys.stdout.flush()
+            print_out(message_line(message, then).text(colour=in_colour()))
     return after
 
 
@@ -290,9 +307,3 @@ def _receipt(receipt: Receipt) -> dict[str, Any]:
         except EnvelopeError:
             told["answer"] = None
     return told
-
-
-def _one_line(value: object) -> str:
-    import json
-
-    return json.dumps(plain(value), ensure_ascii=False)
