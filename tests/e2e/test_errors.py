@@ -139,7 +139,7 @@ def test_broken_workflows_start_nothing(shared_session: Installation, tasks: str
         (
             ["workflow", "run", "nothing"],
             4,
-            "no workflow 'nothing'; name a file, or one of atomic-deploy, checkup, fan-out, pattern-broadcast",
+            "no workflow 'nothing'; name a file, or one of atomic-deploy, checkup, fan-out, pattern-",
         ),
         (["workflow", "run", "nothing.yaml"], 4, "nothing.yaml: no such file"),
         (["workflow", "run", "x\x1b]0;t\x07\x9b2J.yaml"], 4, r"x\x1b]0;t\x07\x9b2J.yaml: no such file"),
