@@ -90,9 +90,9 @@ def run_cli() -> int:
     for stream in (sys.stdout, sys.stderr):  # a terminal that is not UTF-8 shows what it can
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    for name in ("stdout", "stderr"):  # closed by whoever started us: there is nobody to tell
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):  # closed by whoever started us
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 for as long as the process lives
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 for as long as the process lives
     try:
         code = cli.main(standalone_mode=False, prog_name="ai-infra")
         sys.stdout.flush()

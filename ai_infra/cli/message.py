@@ -50,13 +50,9 @@ _priority = click.option(
 
 def _timeout(default_s: float) -> Callable[[T], T]:
     return click.option(  # type: ignore[return-value]  # a decorator of functions and commands alike
-        "--timeout",
-        "timeout_s",
-        type=Duration(0.1),
-        default=default_s,
-        show_default=f"{default_s:g}s",
+        "--timeout", "timeout_s", type=Duration(0.1), default=f"{default_s:g}s", show_default=True,
         help="How long to wait at most.",
-    )
+    )  # fmt: skip
 
 
 @examples(

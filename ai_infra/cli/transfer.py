@@ -142,4 +142,7 @@ def _source(file: str) -> Iterator[Path]:
         path = Path(folder) / "stdin"
         with open(path, "wb") as kept:
             shutil.copyfileobj(sys.stdin.buffer, kept)
-        yield path
+        try:
+            yield path
+        except UsageError as exc:  # nobody has typed the name of our copy
+            raise type(exc)(str(exc).replace(str(path), "stdin")) from exc
