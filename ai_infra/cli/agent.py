@@ -8,7 +8,7 @@ import click
 
 from ai_infra.app.command import agents_with_window, engine_now, read_snapshot, settings_from_env
 from ai_infra.cli.finding import known_agent
-from ai_infra.cli.output import by_a_person, examples, json_option, print_json, run_async, show, width
+from ai_infra.cli.output import by_whom, examples, json_option, print_json, run_async, show, width
 from ai_infra.core import ids
 from ai_infra.core.errors import UsageError
 from ai_infra.core.settings import Settings
@@ -72,7 +72,7 @@ def pause(names: tuple[str, ...], every: bool, reason: str) -> None:
     """
     settings = settings_from_env()
     agents = _named(settings, names, every)
-    why = by_a_person(reason)
+    why = by_whom(reason)
 
     async def act() -> None:
         async with engine_now(settings) as engine:

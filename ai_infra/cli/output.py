@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from ai_infra.app.command import login
+from ai_infra.app.command import who
 from ai_infra.core.errors import Exit
 
 if TYPE_CHECKING:
@@ -76,9 +76,9 @@ def _pipe_of(stream: Any) -> int | None:
         return None
 
 
-def by_a_person(reason: str) -> str:
+def by_whom(reason: str) -> str:
     """A reason, with who gave it and when: whoever meets it later knows whom to ask."""
-    said = f"{login()}, {datetime.now().astimezone():%d %b %H:%M}"
+    said = f"{who()}, {datetime.now().astimezone():%d %b %H:%M}"
     return f"{reason} ({said})" if reason else f"by {said}"
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ai_infra.app.command import engine_now, settings_from_env
+from ai_infra.app.command import engine_now, settings_from_env, who
 from ai_infra.app.lookup import find_id, find_task
 from ai_infra.cli.dead_letters import dead_letters
 from ai_infra.cli.finding import agent_of_tasks
@@ -126,7 +126,7 @@ def cancel(id: str, as_json: bool) -> None:
     async def act() -> Any:
         async with engine_now(settings) as engine:
             task = await find_id(settings, engine, id)
-            return await engine.cancel(task, reason="cancelled by a person")
+            return await engine.cancel(task, reason=f"by {who()}")
 
     verdict = run_async(act())
     if as_json:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ai_infra.app.command import agents_with_window, engine_now, settings_from_env
+from ai_infra.app.command import agents_with_window, engine_now, settings_from_env, who
 from ai_infra.app.lookup import find_workflow, find_workflow_id
 from ai_infra.cli.output import examples, json_option, print_json, run_async, show, width
 from ai_infra.cli.workflow_hold import cancel, pause, resume
@@ -165,7 +165,7 @@ def undo(id: str, as_json: bool) -> int:
     async def act() -> WorkflowView:
         async with engine_now(settings) as engine:
             found = await find_workflow_id(settings, engine, id)
-            await engine.undo_workflow(found, reason="a person asked for it")
+            await engine.undo_workflow(found, reason=f"{who()} asked for it")
             return await (engine.wait_workflow(found) if as_json else follow(engine, found))
 
     view = run_async(act())

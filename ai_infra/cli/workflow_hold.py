@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ai_infra.app.command import engine_now, settings_from_env
+from ai_infra.app.command import engine_now, settings_from_env, who
 from ai_infra.app.lookup import find_workflow_id
-from ai_infra.cli.output import by_a_person, examples, json_option, print_json, run_async
+from ai_infra.cli.output import by_whom, examples, json_option, print_json, run_async
 from ai_infra.core import ids
 from ai_infra.core.errors import Conflict
 
@@ -33,7 +33,7 @@ def cancel(id: str, reason: str, as_json: bool) -> None:
     async def act() -> tuple[ids.WorkflowId, CancelVerdict]:
         async with engine_now(settings) as engine:
             found = await find_workflow_id(settings, engine, id)
-            return found, await engine.cancel_workflow(found, reason=reason or "cancelled by a person")
+            return found, await engine.cancel_workflow(found, reason=reason or f"by {who()}")
 
     found, verdict = run_async(act())
     if not verdict.cancelled and not verdict.requested:
@@ -64,7 +64,7 @@ def pause(id: str, reason: str) -> None:
             state = (await engine.workflow(found)).state
             if state in TERMINAL:
                 raise Conflict(f"workflow {found} is {state}; there is nothing to pause")
-            await engine.pause_workflow(found, by_a_person(reason))
+            await engine.pause_workflow(found, by_whom(reason))
             return found
 
     found = run_async(act())

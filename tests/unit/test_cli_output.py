@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ai_infra.app.command import login
 from ai_infra.cli.options import STATES
-from ai_infra.cli.output import by_a_person, json_text
+from ai_infra.cli.output import by_whom, json_text
 from ai_infra.tasks.task import State
 
 
@@ -34,5 +34,11 @@ def test_the_states_that_may_be_typed_are_those_of_tasks() -> None:
 def test_a_reason_names_who_the_kernel_says_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
         monkeypatch.setenv(name, "ada")
-    assert by_a_person("backup").startswith(f"backup ({login()}, ")
+    assert by_whom("backup").startswith(f"backup ({login()}, ")
     assert login() != "ada"
+
+
+def test_a_task_is_not_taken_for_the_person_whose_user_it_runs_as(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AI_INFRA_AGENT", "code")
+    monkeypatch.setenv("AI_INFRA_TASK_ID", "t-1")
+    assert by_whom("").startswith("by task t-1 of code, ")
