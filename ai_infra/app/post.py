@@ -76,4 +76,6 @@ def everyone(settings: Settings, but: str) -> Sequence[str]:
 
 def all_judged(view: MessageView) -> bool:
     """Whether every receiver has accepted or refused."""
-    return all(receipt.verdict in ("accepted", "refused") for receipt in view.receipts.values())
+    from ai_infra.messages.views import FINAL
+
+    return all(receipt.verdict in FINAL for receipt in view.receipts.values())
