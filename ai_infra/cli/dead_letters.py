@@ -9,7 +9,7 @@ import click
 from ai_infra.app.command import engine_now, settings_from_env
 from ai_infra.app.lookup import find_id, find_task
 from ai_infra.cli.finding import agent_of_tasks
-from ai_infra.cli.output import examples, json_option, plain, print_json, run_async, show, width
+from ai_infra.cli.output import examples, json_option, plain, print_json, run_async, say, show, width
 from ai_infra.core import ids
 from ai_infra.core.errors import Conflict, Exit, NotFound, UsageError
 from ai_infra.core.settings import Settings
@@ -193,6 +193,8 @@ async def _chosen(
 
     wanted = agent_of_tasks(settings, agent)
     found = await engine.list_tasks(state=State.FAILED, agent=wanted, limit=MOST)
+    if len(found) == MOST:
+        say(f"only the latest {MOST} dead letters were looked at; there may be more")
     return [view for view in found if (reason or "") in (view.error or "")]
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from typing import Any
 
 import pytest
+from dashboard_data import task
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ai_infra.app.command import login
+from ai_infra.cli import dead_letters
 from ai_infra.cli.options import STATES
 from ai_infra.cli.output import by_whom, json_text
 from ai_infra.tasks.task import State
@@ -42,3 +46,19 @@ def test_a_task_is_not_taken_for_the_person_whose_user_it_runs_as(monkeypatch: p
     monkeypatch.setenv("AI_INFRA_AGENT", "code")
     monkeypatch.setenv("AI_INFRA_TASK_ID", "t-1")
     assert by_whom("").startswith("by task t-1 of code, ")
+
+
+def test_dead_letters_that_were_not_looked_at_are_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Many:
+        async def list_tasks(self, *, limit: int, **_: object) -> list[Any]:
+            return [task("a", State.FAILED)] * min(limit, 3)
+
+    def look(most: int) -> str:
+        monkeypatch.setattr(dead_letters, "MOST", most)
+        asyncio.run(dead_letters._chosen(None, Many(), None, None))  # type: ignore[arg-type]  # what it asks
+        return capsys.readouterr().err
+
+    assert look(4) == ""
+    assert look(3) == "ai-infra: only the latest 3 dead letters were looked at; there may be more\n"
