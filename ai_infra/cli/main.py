@@ -27,7 +27,7 @@ COMMANDS = {
     "ask": ("message", "Ask an agent, and wait for its answer."),
     "broadcast": ("message", "Put one message into every agent's inbox."),
     "handoff": ("message", "Make another agent the owner of a task."),
-    "inbox": ("message", "Show messages, and what became of them."),
+    "inbox": ("inbox", "Show messages, and what became of them."),
     "agent": ("agent", "List, pause and resume agents."),
     "checkup": ("checkup", "Examine a git repository and this machine."),
     "doctor": ("doctor", "Check this machine and installation."),
