@@ -226,16 +226,13 @@ class Connection:
                 wire = self._wire
                 if wire is None or not wire.is_open:
                     wire = await self._reconnect()
-                async with asyncio.timeout(self.answer_s):
-                    return checked(await wire.send(words))
+                return checked(await wire.send(words))
             except ConnectorUnavailable as exc:
                 self._trouble = self._named(exc)
                 patience = patience or Patience(self._patience_s)
                 if self._closed or not await patience.pause():
                     raise self._trouble from exc
-            except TimeoutError as exc:
-                if self._wire is not None:
-                    self._wire.close()
+            except TimeoutError as exc:  # the wire has closed itself
                 raise self._silent(self.answer_s) from exc
 
     async def block(self, *words: Word, timeout_s: float) -> Reply:
@@ -292,6 +289,7 @@ class Connection:
         async with self._connecting:
             if self._wire is None or not self._wire.is_open:
                 self._wire = await self._login()
+                self._wire.watch(self.answer_s)
                 self._trouble = None
             return self._wire
 

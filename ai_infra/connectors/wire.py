@@ -81,7 +81,9 @@ class Wire(asyncio.Protocol):
 
     def __init__(self) -> None:
         self._reader = hiredis.Reader(encoding="utf-8", errors="replace")
-        self._waiting: deque[asyncio.Future[Reply]] = deque()
+        self._waiting: deque[tuple[asyncio.Future[Reply], float]] = deque()  #: and when they were sent
+        self._answer_s: float | None = None
+        self._watchdog: asyncio.TimerHandle | None = None
         self._transport: asyncio.Transport | None = None
         self._loop = asyncio.get_running_loop()
 
@@ -89,13 +91,22 @@ class Wire(asyncio.Protocol):
     def is_open(self) -> bool:
         return self._transport is not None and not self._transport.is_closing()
 
+    def watch(self, answer_s: float) -> None:
+        """From now on, an answer that takes longer breaks the connection: all that wait get TimeoutError.
+
+        One timer for all of them, since a timer of its own is a tenth of what a command costs.
+        """
+        self._answer_s = answer_s
+
     def send(self, words: tuple[Word, ...]) -> asyncio.Future[Reply]:
         """Send one command; the future holds its reply, an error reply included, or ConnectorUnavailable."""
         future: asyncio.Future[Reply] = self._loop.create_future()
         if self._transport is None or self._transport.is_closing():
             future.set_exception(_lost())
             return future
-        self._waiting.append(future)
+        self._waiting.append((future, self._loop.time()))
+        if self._watchdog is None and self._answer_s is not None:
+            self._watchdog = self._loop.call_later(self._answer_s, self._look)
         self._transport.write(hiredis.pack_command(words))  # type: ignore[arg-type]  # its stub says a 1-tuple
         return future
 
@@ -117,16 +128,34 @@ class Wire(asyncio.Protocol):
 
     def _deliver(self) -> None:
         while (reply := self._reader.gets()) is not False:
-            future = self._waiting.popleft()
+            future, _ = self._waiting.popleft()
             if not future.done():  # its caller may have gone away
                 future.set_result(reply)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._fail()
 
-    def _fail(self) -> None:
+    def _look(self) -> None:
+        """The time of the oldest answer is over, or of one that has come since."""
+        self._watchdog = None
+        if not self._waiting or self._answer_s is None:
+            return
+        due = self._waiting[0][1] + self._answer_s
+        if due > self._loop.time():
+            self._watchdog = self._loop.call_at(due, self._look)
+            return
         waiting, self._waiting = self._waiting, deque()
-        for future in waiting:
+        for future, _ in waiting:
+            if not future.done():
+                future.set_exception(TimeoutError())
+        self.close()
+
+    def _fail(self) -> None:
+        if self._watchdog is not None:
+            self._watchdog.cancel()
+            self._watchdog = None
+        waiting, self._waiting = self._waiting, deque()
+        for future, _ in waiting:
             if not future.done():
                 future.set_exception(_lost())
 

@@ -55,7 +55,9 @@ class Engine(Working, Looking, Keeping):
 
         The same specs again are accepted once; the same id with another content is a Conflict. An unknown
         upstream is NotFound; a malformed task, a double id or a cycle SpecError. Nothing starts before all
-        is written. The ids that came to be: where an open task has the `key` of a spec, that task's.
+        is written; of more than a thousand the last may be PENDING until the ticker, or a worker that finds
+        nothing else, has released them. The ids that came to be: where an open task has the `key` of a spec,
+        that task's.
         """
         header = dump_header(workflow) if workflow else ""
         head: list[Word] = [workflow.id if workflow else "", header, self._aging_ms]

@@ -254,6 +254,8 @@ def _verdict(outcome: Outcome) -> str:
 
 
 def _result_text(task: TaskId, result: Mapping[str, Any]) -> str:
+    if not result:
+        return "{}"
     text = dump_json(dict(result))
     most = MAX_RESULT_BYTES + (MAX_VALUE_BYTES + len(',"value":') if "value" in result else 0)
     if len(text) > most:

@@ -102,12 +102,32 @@ local function open_needs_of(t)
   return open, bad
 end
 
+-- Where a task stands when it need not be held; PENDING: place() finds out.
+local function first_state(t, whole, open, bad)
+  if not whole or bad or t.nb then return 'PENDING' end
+  return open > 0 and 'BLOCKED' or 'READY'
+end
+
+local function enter(t, state, seq)
+  event(t, '', 'PENDING', '')
+  if state == 'READY' then
+    event(t, 'PENDING', 'READY', '')
+    return offer(t)
+  end
+  call('ZADD', P .. (state == 'BLOCKED' and 'blocked' or 'held'), int(seq), t.id)
+  count(t, state, 1)
+  if state == 'BLOCKED' then event(t, 'PENDING', 'BLOCKED', '') end
+end
+
 -- A step of priority is worth `step` of age: what waits longer than that goes before what is one step higher.
-local function write_task(t, sub, seq, step)
+-- `whole`: this call brings all of the submit, so that nothing has to be held; else its tasks are PENDING until commit.
+local function write_task(t, sub, seq, step, whole)
   local open, bad = open_needs_of(t)
-  local key = P .. 't:' .. t.id
-  call('HSET', key, 's', 'PENDING', 'a', t.a, 'p', t.p, 'q', int(seq), 'n', open, 'r', t.r, 'at', 0, 'mx', t.mx,
-    'f', 0, 'nm', t.nm, 'ts', NOW_TEXT, 'sb', sub, 'sc', int((10 - t.p) * step + seq), unpack(t.more))
+  local key, state = P .. 't:' .. t.id, first_state(t, whole, open, bad)
+  local score = int((10 - t.p) * step + seq)
+  call('HSET', key, 's', state, 'a', t.a, 'p', t.p, 'q', int(seq), 'n', open, 'r', t.r, 'at', 0, 'mx', t.mx,
+    'f', 0, 'nm', t.nm, 'ts', NOW_TEXT, 'sb', sub, 'sc', score, unpack(t.more))
+  if state == 'READY' then call('HSET', key, 'rd', NOW_TEXT) end
   if t.wf ~= '' then call('HSET', key, 'wf', t.wf) end
   if #t.needs > 0 then call('HSET', key, 'nd', table.concat(t.needs, ' ')) end
   if bad then call('HSET', key, 'cb', bad) end
@@ -118,13 +138,12 @@ local function write_task(t, sub, seq, step)
   end
   call('SET', P .. 'p:' .. t.id, t.payload)
   call('ZADD', P .. 'all', int(seq), t.id)
-  call('ZADD', P .. 'held', int(seq), t.id)
   call('SADD', P .. 'agents', t.a)
   if t.wf ~= '' then call('RPUSH', P .. 'wt:' .. t.wf, t.id) end
-  local view = { id = t.id, a = t.a, nm = t.nm, at = 0 }
+  t.placed = state ~= 'PENDING'
+  local view = { id = t.id, a = t.a, nm = t.nm, s = state, at = 0, f = 0, x = t.x, sc = score }
   if t.wf ~= '' then view.wf = t.wf end
-  count(view, 'PENDING', 1)
-  event(view, '', 'PENDING', '')
+  enter(view, state, seq)
 end
 
 local function write_header(id, header)
@@ -181,7 +200,7 @@ local function submit(args)
       same[#same + 1] = t.same
     elseif not t.there then
       seq = seq + 1
-      write_task(t, sub, seq, step)
+      write_task(t, sub, seq, step, final and sub == '')
     elseif not final then
       call('HSET', P .. 't:' .. t.id, 'sb', sub) -- left by a submit that broke off: this one goes on with it
     end
@@ -192,7 +211,7 @@ local function submit(args)
     commit_some(sub, 2 * CHUNK)
   elseif final then
     for _, t in ipairs(tasks) do
-      local view = not t.same and load(t.id)
+      local view = not t.same and not t.placed and load(t.id)
       if view and view.s == 'PENDING' and call('ZSCORE', P .. 'held', t.id) then place(view) end
     end
   else
