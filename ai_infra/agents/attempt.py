@@ -69,7 +69,7 @@ class Attempt:
         self.left_behind = 0  #: processes that outlived their command, ended with the attempt
         self._ended_by = ""  #: why we stopped it: "timeout", "cancelled" or "drained"
         self._ended = asyncio.Event()  #: set with it
-        self._told = False  #: whether a command was told that soft_timeout_s is over
+        self._told = False  #: whether the last command was told that soft_timeout_s is over
         self.log_path = home.task_logs / f"{claim.spec.id}.{claim.attempt}.log"
 
     @property
@@ -112,6 +112,8 @@ class Attempt:
         spec, began = prepared.spec, time.monotonic()
         cwd = self._enter(prepared)
         self._env = task_env(replace(self.claim, spec=spec), self._home, self._scratch, self._base_env)
+        if prepared.undone is not None:
+            self._env["AI_INFRA_UNDO_RESULT"] = str(self._exchange.undone)
         output = OutputLog(self.log_path, self._limits.output_max_bytes, self._view.output)
         timers = self._timers(spec)
         ends: list[tuple[Command, CommandEnd]] = []
@@ -157,7 +159,7 @@ class Attempt:
         spec = prepared.spec
         working = self._scratch.enter(spec.undo_of or spec.id)  # what is undone lies where it was done
         _make(self.log_path.parent)  # a person may have removed the logs
-        self._exchange.open(prepared.inputs)
+        self._exchange.open(prepared.inputs, prepared.undone)
         if spec.workflow is not None:
             _make(self._home.workflows / spec.workflow)
         return working / spec.cwd if spec.cwd else working
@@ -179,6 +181,7 @@ class Attempt:
 
     async def _run_one(self, command: Command, cwd: Path, output: OutputLog) -> CommandEnd:
         self._view.command_started(words_of(command))
+        self._told = False  # the one before it was, maybe
         self._current = CommandRun(command, cwd, self._env, output, self._limits.grace_s)
         try:
             end = await self._current.run()

@@ -2,7 +2,9 @@
 
 `AI_INFRA_INPUTS` names a JSON file: of each upstream its state, exit_code, output (the end of it), skipped
 and result. At `AI_INFRA_RESULT` a command may leave any JSON value: the task's result, for what needs it.
-Both are there for one attempt: what an earlier one handed in does not count.
+Commands that undo a step find at `AI_INFRA_UNDO_RESULT` its id, its state, and its result as `task show
+--json` has it.
+All are there for one attempt: what an earlier one handed in does not count.
 """
 
 from __future__ import annotations
@@ -39,14 +41,17 @@ class Exchange:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self.inputs, self.result = folder / "inputs.json", folder / "result.json"
+        self.undone = folder / "undone.json"
 
-    def open(self, inputs: Mapping[str, Any] | None) -> None:
-        """Make the folder, empty but for the inputs, if there are any. Raises SystemProblem."""
+    def open(self, inputs: Mapping[str, Any] | None, undone: Mapping[str, Any] | None = None) -> None:
+        """Make the folder, empty but for what there is to hear. Raises SystemProblem."""
         try:
             _clear(self._folder.parent)  # also what an agent left that was killed
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             if inputs is not None:
                 self.inputs.write_text(json.dumps(_whole(inputs)) + "\n", encoding="utf-8")
+            if undone is not None:
+                self.undone.write_text(json.dumps(undone) + "\n", encoding="utf-8")
         except OSError as exc:
             raise system_problem(self._folder, exc) from exc
 
@@ -74,10 +79,10 @@ class Exchange:
 
 def _clear(folder: Path) -> None:
     """Remove a folder, or what a task has put in its place."""
-    if folder.is_symlink() or folder.is_file():
-        folder.unlink()
-    else:
+    if folder.is_dir() and not folder.is_symlink():
         shutil.rmtree(folder, ignore_errors=True)
+    else:
+        folder.unlink(missing_ok=True)
 
 
 def _whole(inputs: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,9 +16,9 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ai_infra.agents.answers import Answers, Reply, refused, task_of
-from ai_infra.agents.persist import persist
+from ai_infra.agents.persist import RETRY_S, persist
 from ai_infra.core import ids
-from ai_infra.core.errors import AiInfraError, Conflict, ConnectorError, ConnectorUnavailable, NotFound
+from ai_infra.core.errors import AiInfraError, Conflict, ConnectorError, NotFound
 from ai_infra.core.home import Home
 from ai_infra.core.process import Process
 from ai_infra.messages.envelope import PERSON, Envelope, MessageId, MessageType, Payload, dump, now
@@ -66,8 +66,10 @@ class Mail:
                 for delivery, trusted in await self._verified(deliveries):
                     self._begin(self._handle(delivery, trusted), f"mail-{delivery.id}")
                 if not deliveries:
-                    with contextlib.suppress(ConnectorUnavailable):  # then look what there is
+                    try:
                         await self._post.wake(self._me)
+                    except ConnectorError:  # then look what there is; not again and again at once
+                        await asyncio.sleep(RETRY_S)
         except ConnectorError:
             if not self._process.insist.is_set():
                 raise

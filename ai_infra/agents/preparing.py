@@ -1,4 +1,4 @@
-"""Preparing: what comes before an attempt's first command: upstreams' results, and texts filled with them."""
+"""Preparing: what comes before an attempt's first command: what others handed in, texts filled with it."""
 
 from __future__ import annotations
 
@@ -27,6 +27,9 @@ class Prepared:
 
     spec: TaskSpec
     inputs: Mapping[str, Any] | None = None  #: of the upstreams; None: it has none
+    undone: Mapping[str, Any] | None = (
+        None  #: the step that an undo task takes back; None: not kept any longer
+    )
     skipped: str | None = None  #: why it is not to be run at all
 
 
@@ -50,19 +53,28 @@ async def prepare(spec: TaskSpec, upstreams: Upstreams, ended: asyncio.Event) ->
 
     Raises late.NotFit: with what the upstreams handed in it cannot be run.
     """
-    if not spec.inputs and spec.values is None:
+    if spec.undo_of is None and not spec.inputs and spec.values is None:
         return Prepared(spec=spec)
-    from ai_infra.tasks.late import filled, inputs_of, names_for, skipped  # most tasks need none of it
-
-    views = await _until_ended(upstreams(spec.needs), ended) if spec.inputs else []
+    looked_at = (*(spec.needs if spec.inputs else ()), *([] if spec.undo_of is None else [spec.undo_of]))
+    views = await _until_ended(upstreams(looked_at), ended) if looked_at else []
     if views is None:
         return None
+    undone = None if spec.undo_of is None else _told(views[-1])
+    if not spec.inputs and spec.values is None:
+        return Prepared(spec=spec, undone=undone)
+    from ai_infra.tasks.late import filled, inputs_of, names_for, skipped  # most tasks need none of it
+
     inputs = inputs_of(spec, views)
     names = names_for(spec, inputs)
     why = skipped(spec, names)
     if why is not None:
         return Prepared(spec=spec, skipped=why)
-    return Prepared(spec=filled(spec, names), inputs=inputs if spec.inputs else None)
+    return Prepared(spec=filled(spec, names), inputs=inputs if spec.inputs else None, undone=undone)
+
+
+def _told(step: TaskView | None) -> dict[str, Any] | None:
+    """What the commands that undo a step hear of it."""
+    return None if step is None else {"task": step.id, "state": step.state.value, "result": step.result}
 
 
 async def _until_ended(

@@ -20,7 +20,7 @@ class Ended:
 
     spec: TaskSpec
     stopped: str = ""  #: why we stopped it: "timeout", "cancelled" or "drained"
-    told: bool = False  #: whether a command was told that soft_timeout_s is over
+    told: bool = False  #: whether the last command was told that soft_timeout_s is over
     ends: Ends = ()
     checks: Sequence[Checked] = ()
     handed: Handed = field(default_factory=Handed)

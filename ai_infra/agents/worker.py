@@ -28,7 +28,7 @@ from ai_infra.core.process import Process
 from ai_infra.core.settings import Settings
 from ai_infra.tasks.engine import Engine
 from ai_infra.tasks.retry import Failure, refusal
-from ai_infra.tasks.task import Claim, Outcome, State, TaskView
+from ai_infra.tasks.task import Claim, Outcome, State
 
 NOTICE_WAIT_S = 3600.0  #: the longest sleep in Redis; it ends early with every notice
 CLEAN_EVERY_S = 3600.0
@@ -167,7 +167,7 @@ class Worker:
     async def _work(self, claim: Claim) -> Claim | None:
         """One attempt and its outcome; the next claim, if the hand-in brought one."""
         began = time.monotonic()
-        outcome, drained = await self._prepared(claim)
+        outcome, drained = await self._attempted(claim)
         if drained:
             await self._hand_in(claim, lambda: self._give_back(claim))
             state, following = "READY", None
@@ -176,23 +176,6 @@ class Worker:
             state, following = handed_in if handed_in is not None else ("REFUSED", None)
         self._telling.ended(claim, str(state), outcome, time.monotonic() - began)
         return following
-
-    async def _prepared(self, claim: Claim) -> tuple[Outcome, bool]:
-        """The same as _attempted; an undo task finds what its step handed in."""
-        if claim.spec.undo_of is None:
-            return await self._attempted(claim)
-        from ai_infra.agents.undoing import result_file, with_result  # few tasks are
-
-        def look(task: ids.TaskId) -> Awaitable[TaskView]:
-            return self._persist(lambda: self._engine.get(task))
-
-        try:
-            return await self._attempted(await with_result(claim, look, self._scratch.temp))
-        except SystemProblem as exc:
-            return Outcome(ok=False, error=str(exc), reason="machine"), False
-        finally:
-            with contextlib.suppress(OSError):
-                result_file(claim, self._scratch.temp).unlink(missing_ok=True)
 
     async def _attempted(self, claim: Claim) -> tuple[Outcome, bool]:
         """The outcome of an attempt, and whether it was stopped because we stop."""

@@ -44,6 +44,24 @@ def owner_of(settings: Settings) -> str:
     return "" if settings.embedded_redis else f"{settings.home.root}@{os.uname().nodename}"
 
 
+def login() -> str:
+    """Who types this command, as the kernel has it: no variable can say otherwise."""
+    import pwd
+
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return f"uid{os.geteuid()}"
+
+
+def who() -> str:
+    """Who types this command, in words: a person, or a task that an agent runs."""
+    from ai_infra.core.orphans import task_in
+
+    of = task_in(os.environ)
+    return f"task {of[1]} of {of[0]}" if of is not None else login()
+
+
 def program() -> Path:
     """The `ai-infra` of this installation: the one beside the Python that runs this."""
     return Path(sys.prefix) / "bin" / "ai-infra"

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-import pwd
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ai_infra.app.command import agents_with_window, engine_now
+from ai_infra.app.command import agents_with_window, engine_now, login
 from ai_infra.core import ids
-from ai_infra.core.errors import DeadlinePassed, Failed, NotFound
+from ai_infra.core.errors import DeadlinePassed, Failed
 from ai_infra.core.settings import Settings
 
 if TYPE_CHECKING:
@@ -66,16 +65,8 @@ async def desk(settings: Settings) -> AsyncIterator[Desk]:
         from ai_infra.messages.trust import Verifier, identity_of_command
 
         settings.home.ensure()  # a Redis of the user's may be there before any session was
-        me = identity_of_command(settings.home, os.environ, _login())
+        me = identity_of_command(settings.home, os.environ, login())
         yield Desk(post=Post(engine.connection), me=me, verifier=Verifier(settings.home))
-
-
-def receiver(settings: Settings, name: str) -> str:
-    """The agent of that name. Raises NotFound."""
-    agents = agents_with_window(settings)
-    if name not in agents:
-        raise NotFound(f"no agent {name!r}; there are {', '.join(agents)}")
-    return name
 
 
 def everyone(settings: Settings, but: str) -> Sequence[str]:
@@ -85,11 +76,6 @@ def everyone(settings: Settings, but: str) -> Sequence[str]:
 
 def all_judged(view: MessageView) -> bool:
     """Whether every receiver has accepted or refused."""
-    return all(receipt.verdict in ("accepted", "refused") for receipt in view.receipts.values())
+    from ai_infra.messages.views import FINAL
 
-
-def _login() -> str:
-    try:
-        return pwd.getpwuid(os.geteuid()).pw_name
-    except KeyError:
-        return f"uid{os.geteuid()}"
+    return all(receipt.verdict in FINAL for receipt in view.receipts.values())

@@ -8,7 +8,7 @@ import click
 
 from ai_infra.app.command import agents_with_window, engine_now, read_snapshot, settings_from_env
 from ai_infra.cli.finding import known_agent
-from ai_infra.cli.output import by_a_person, examples, json_option, print_json, run_async, show, width
+from ai_infra.cli.output import by_whom, examples, json_option, print_json, run_async, show, width
 from ai_infra.core import ids
 from ai_infra.core.errors import UsageError
 from ai_infra.core.settings import Settings
@@ -65,14 +65,15 @@ def _rows(settings: Settings, found: Snapshot) -> list[dict[str, object]]:
 @click.argument("names", metavar="[NAME]...", nargs=-1)
 @click.option("--all", "every", is_flag=True, help="All agents.")
 @click.option("--reason", default="", help="Why; shown wherever somebody may wonder.")
-def pause(names: tuple[str, ...], every: bool, reason: str) -> None:
+@json_option
+def pause(names: tuple[str, ...], every: bool, reason: str, as_json: bool) -> None:
     """Let agents begin no more tasks; what they do they finish.
 
     Their queues go on taking tasks. Remembered until `ai-infra agent resume`, whatever restarts.
     """
     settings = settings_from_env()
     agents = _named(settings, names, every)
-    why = by_a_person(reason)
+    why = by_whom(reason)
 
     async def act() -> None:
         async with engine_now(settings) as engine:
@@ -80,6 +81,9 @@ def pause(names: tuple[str, ...], every: bool, reason: str) -> None:
                 await engine.pause_agent(name, why)
 
     run_async(act())
+    if as_json:
+        print_json({"paused": agents, "reason": why})
+        return
     for name in agents:
         click.echo(
             f"{name} is paused; what it does it finishes; `ai-infra agent resume {name}` lets it go on"
@@ -90,7 +94,8 @@ def pause(names: tuple[str, ...], every: bool, reason: str) -> None:
 @agent.command()
 @click.argument("names", metavar="[NAME]...", nargs=-1)
 @click.option("--all", "every", is_flag=True, help="All agents.")
-def resume(names: tuple[str, ...], every: bool) -> None:
+@json_option
+def resume(names: tuple[str, ...], every: bool, as_json: bool) -> None:
     """Let paused agents go on."""
     settings = settings_from_env()
     agents = _named(settings, names, every)
@@ -102,7 +107,13 @@ def resume(names: tuple[str, ...], every: bool) -> None:
                 await engine.resume_agent(name)
             return {name: before[name].paused if name in before else "" for name in agents}
 
-    for name, was_paused in run_async(act()).items():
+    before = run_async(act())
+    if as_json:
+        print_json(
+            {"resumed": agents, "paused_before": {n: reason for n, reason in before.items() if reason}}
+        )
+        return
+    for name, was_paused in before.items():
         click.echo(f"{name} goes on" if was_paused else f"{name} was not paused")
 
 

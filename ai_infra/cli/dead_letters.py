@@ -8,7 +8,8 @@ import click
 
 from ai_infra.app.command import engine_now, settings_from_env
 from ai_infra.app.lookup import find_id, find_task
-from ai_infra.cli.output import examples, json_option, plain, print_json, run_async, show, width
+from ai_infra.cli.finding import agent_of_tasks
+from ai_infra.cli.output import examples, json_option, plain, print_json, run_async, say, show, width
 from ai_infra.core import ids
 from ai_infra.core.errors import Conflict, Exit, NotFound, UsageError
 from ai_infra.core.settings import Settings
@@ -48,8 +49,11 @@ def list_(agent: str | None, reason: str | None, limit: int, as_json: bool) -> N
     settings = settings_from_env()
 
     async def act() -> list[TaskView]:
+        from ai_infra.dashboard.tasklog import with_output
+
         async with engine_now(settings) as engine:
-            return (await _chosen(settings, engine, agent, reason))[:limit]
+            latest = (await _chosen(settings, engine, agent, reason))[:limit]
+            return [with_output(settings.home, view) for view in latest]
 
     found = run_async(act())
     if as_json:
@@ -184,15 +188,14 @@ async def _named(
 async def _chosen(
     settings: Settings, engine: Engine, agent: str | None, reason: str | None
 ) -> list[TaskView]:
-    """The latest dead letters that fit, with their logs' ends."""
-    from ai_infra.dashboard.tasklog import with_output
+    """The latest dead letters that fit."""
     from ai_infra.tasks.task import State
 
-    if agent is not None and agent not in settings.agents:
-        raise NotFound(f"no agent {agent!r}; there are {', '.join(settings.agents)}")
-    wanted = ids.AgentName(agent) if agent else None
+    wanted = agent_of_tasks(settings, agent)
     found = await engine.list_tasks(state=State.FAILED, agent=wanted, limit=MOST)
-    return [with_output(settings.home, view) for view in found if (reason or "") in (view.error or "")]
+    if len(found) == MOST:
+        say(f"only the latest {MOST} dead letters were looked at; there may be more")
+    return [view for view in found if (reason or "") in (view.error or "")]
 
 
 def _letter(view: TaskView) -> dict[str, Any]:

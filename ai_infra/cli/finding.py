@@ -14,3 +14,10 @@ def known_agent(settings: Settings, name: str) -> ids.AgentName:
     if name not in agents:
         raise NotFound(f"no agent {name!r}; there are {', '.join(agents)}")
     return ids.AgentName(name)
+
+
+def agent_of_tasks(settings: Settings, name: str | None) -> ids.AgentName | None:
+    """An agent whose tasks are looked for, with a window or not; None for all. Raises NotFound."""
+    if name is not None and name not in settings.agents:
+        raise NotFound(f"no agent {name!r}; there are {', '.join(settings.agents)}")
+    return ids.AgentName(name) if name is not None else None

@@ -27,7 +27,7 @@ COMMANDS = {
     "ask": ("message", "Ask an agent, and wait for its answer."),
     "broadcast": ("message", "Put one message into every agent's inbox."),
     "handoff": ("message", "Make another agent the owner of a task."),
-    "inbox": ("message", "Show messages, and what became of them."),
+    "inbox": ("inbox", "Show messages, and what became of them."),
     "agent": ("agent", "List, pause and resume agents."),
     "checkup": ("checkup", "Examine a git repository and this machine."),
     "doctor": ("doctor", "Check this machine and installation."),
@@ -90,9 +90,9 @@ def run_cli() -> int:
     for stream in (sys.stdout, sys.stderr):  # a terminal that is not UTF-8 shows what it can
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    for name in ("stdout", "stderr"):  # closed by whoever started us: there is nobody to tell
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):  # closed by whoever started us
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 for as long as the process lives
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 for as long as the process lives
     try:
         code = cli.main(standalone_mode=False, prog_name="ai-infra")
         sys.stdout.flush()
@@ -128,6 +128,10 @@ def _usage_words(exc: click.UsageError) -> str:
 
 
 def _say(words: str, code: Exit) -> Exit:
+    if not (words.isascii() and words.isprintable()):  # what a task, a message or a name may hold
+        from ai_infra.dashboard.clean import clean
+
+        words = "\n".join(map(clean, words.split("\n")))
     click.echo(f"ai-infra: {words}", err=True)
     return code
 

@@ -1,30 +1,36 @@
-"""`ai-infra send`, `ask`, `broadcast`, `handoff`, `inbox`: messages between people and agents."""
+"""`ai-infra send`, `ask`, `broadcast`, `handoff`: messages between people and agents."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from ai_infra.app.command import engine_now, settings_from_env
 from ai_infra.app.lookup import find_id
-from ai_infra.app.post import Desk, all_judged, desk, everyone, receiver
-from ai_infra.cli.output import examples, in_colour, json_option, plain, print_json, run_async, show, width
-from ai_infra.core import ids
+from ai_infra.app.post import Desk, all_judged, desk, everyone
+from ai_infra.cli.finding import known_agent
+from ai_infra.cli.inbox import receipt_row
+from ai_infra.cli.options import Duration
+from ai_infra.cli.output import (
+    examples,
+    json_option,
+    print_json,
+    run_async,
+    show,
+)
 from ai_infra.core.errors import Exit, NotFound, UsageError
 
 if TYPE_CHECKING:
     from ai_infra.messages.envelope import Envelope
-    from ai_infra.messages.shown import Shown
-    from ai_infra.messages.views import MessageView, Receipt
+    from ai_infra.messages.views import MessageView
     from ai_infra.tasks.task import TaskView
 
 T = TypeVar("T")
 
 TYPES = ["query", "task", "handoff", "heartbeat", "learn", "result"]
-FOLLOW_S = 60.0  #: one blocking read of `inbox --follow`
 
 _type = click.option(
     "--type", "kind", type=click.Choice(TYPES), default="query", show_default=True,
@@ -37,10 +43,10 @@ _priority = click.option(
 
 
 def _timeout(default_s: float) -> Callable[[T], T]:
-    kind = click.FloatRange(min=0.1)
     return click.option(  # type: ignore[return-value]  # a decorator of functions and commands alike
-        "--timeout", "timeout_s", type=kind, default=default_s, show_default=True, help="Seconds to wait."
-    )
+        "--timeout", "timeout_s", type=Duration(0.1), default=f"{default_s:g}s", show_default=True,
+        help="How long to wait at most.",
+    )  # fmt: skip
 
 
 @examples(
@@ -66,15 +72,12 @@ def send(
     note in its window; what it cannot do, it refuses.
     """
     settings = settings_from_env()
-    to = receiver(settings, agent)
-    made = _content(text, **content)
+    to = known_agent(settings, agent)
+    made, wait_s = _content(text, **content), timeout_s if wait else None
 
     async def act() -> MessageView:
         async with desk(settings) as at:
-            view = await at.post.send(at.envelope(to, priority=priority, **made), at.me, [to])
-            if not as_json and not wait:
-                click.echo(view.id)
-            return await at.post.wait(view.id, all_judged, timeout_s) if wait else view
+            return await _send(at, at.envelope(to, priority=priority, **made), [to], wait_s, quiet=as_json)
 
     return _tell_receipts(run_async(act()), wait, as_json)
 
@@ -98,7 +101,7 @@ def ask(agent: str, text: str | None, timeout_s: float, priority: int, as_json: 
     Exits with 1 when it is refused, or the task it asked for failed; 8 when no answer came in time.
     """
     settings = settings_from_env()
-    to = receiver(settings, agent)
+    to = known_agent(settings, agent)
     made = _content(text, **content)
 
     async def act() -> Envelope:
@@ -134,17 +137,14 @@ def broadcast(
 ) -> int:
     """Put one message into the inbox of every agent, once; those that are down find it when they start."""
     settings = settings_from_env()
-    made = _content(text, **content)
+    made, wait_s = _content(text, **content), timeout_s if wait else None
 
     async def act() -> MessageView:
         async with desk(settings) as at:
             to = everyone(settings, but=at.me.certificate.name)
             if not to:
                 raise NotFound("there is no other agent")
-            view = await at.post.send(at.envelope("*", priority=priority, **made), at.me, to)
-            if not as_json and not wait:
-                click.echo(view.id)
-            return await at.post.wait(view.id, all_judged, timeout_s) if wait else view
+            return await _send(at, at.envelope("*", priority=priority, **made), to, wait_s, quiet=as_json)
 
     return _tell_receipts(run_async(act()), wait, as_json)
 
@@ -162,7 +162,7 @@ def handoff(task: str, agent: str, timeout_s: float, as_json: bool) -> None:
     against no limit, and AGENT begins it anew.
     """
     settings = settings_from_env()
-    to = ids.AgentName(receiver(settings, agent))
+    to = known_agent(settings, agent)
 
     async def act() -> TaskView:
         from ai_infra.tasks.handoff import hand_over
@@ -175,31 +175,6 @@ def handoff(task: str, agent: str, timeout_s: float, as_json: bool) -> None:
         print_json(view)
     else:
         click.echo(f"{view.id} is {view.agent}'s now, {view.state}")
-
-
-@examples("ai-infra inbox", "ai-infra inbox code -n 5 --json", "ai-infra inbox --follow")
-@click.command()
-@click.argument("agent", required=False)
-@click.option(
-    "-n", "--limit", type=click.IntRange(1, 5000), default=30, show_default=True, help="At most so many."
-)
-@click.option("-f", "--follow", is_flag=True, help="Then go on with every verdict as it comes.")
-@json_option
-def inbox(agent: str | None, limit: int, follow: bool, as_json: bool) -> None:
-    """Show what came into AGENT's inbox (or all of them), newest first, and what became of it."""
-    settings = settings_from_env()
-    of = receiver(settings, agent) if agent is not None else ""
-
-    async def act() -> None:
-        async with desk(settings) as at:
-            after = await at.post.last_event()
-            _tell_messages(
-                [_shown(at, v) for v in await at.post.list_messages(of, limit)], of, as_json, follow
-            )
-            while follow:
-                after = await _tell_events(at, after, of, as_json)
-
-    run_async(act())
 
 
 # -- parts --------------------------------------------------------------------------------------------------
@@ -222,11 +197,23 @@ def _content(text: str | None, *, kind: str, action: str | None) -> dict[str, An
     return {"type": MessageType(kind), "payload": payload}
 
 
+async def _send(
+    at: Desk, envelope: Envelope, to: Sequence[str], wait_s: float | None, *, quiet: bool
+) -> MessageView:
+    """Send, and wait for the verdicts if `wait_s` is given; else the id is printed, but for the `quiet`."""
+    view = await at.post.send(envelope, at.me, to)
+    if wait_s is not None:
+        return await at.post.wait(view.id, all_judged, wait_s)
+    if not quiet:
+        click.echo(view.id)
+    return view
+
+
 def _tell_receipts(view: MessageView, waited: bool, as_json: bool) -> int:
     """What became of a message; the exit code by it."""
     receipts = list(view.receipts.values())
     if as_json:
-        print_json({"id": view.id, "receipts": [_receipt(receipt) for receipt in receipts]})
+        print_json({"id": view.id, "receipts": [receipt_row(receipt) for receipt in receipts]})
     else:
         from ai_infra.dashboard.messages import receipts_page
 
@@ -234,65 +221,3 @@ def _tell_receipts(view: MessageView, waited: bool, as_json: bool) -> int:
         if told:
             show(receipts_page(told))
     return Exit.FAILED if any(receipt.verdict == "refused" for receipt in receipts) else Exit.OK
-
-
-def _shown(at: Desk, view: MessageView) -> Shown:
-    from ai_infra.messages.shown import shown
-
-    return shown(at.verifier, view)
-
-
-def _tell_messages(messages: list[Shown], of: str, as_json: bool, follow: bool) -> None:
-    if as_json and not follow:
-        print_json([_message(message) for message in messages])
-    elif not as_json:
-        from ai_infra.dashboard.messages import message_table
-
-        show(message_table(messages, width(), of))
-
-
-async def _tell_events(at: Desk, after: str, of: str, as_json: bool) -> str:
-    """The verdicts that come in a while; where the stream ends then."""
-    from ai_infra.dashboard.messages import message_line
-    from ai_infra.messages.views import as_of
-
-    events = await at.post.events(after, FOLLOW_S)
-    for event in events:
-        after = event.entry
-        if of not in ("", event.agent):
-            continue
-        try:
-            message = _shown(at, await at.post.get(event.id))
-        except NotFound:  # it is long over, and was removed
-            continue
-        if as_json:
-            line = {"id": event.id, "agent": event.agent, "what": event.what}
-            click.echo(_one_line({**line, "message": _message(message)}))
-        else:
-            then = as_of(message.receipts[event.agent], event)
-            click.echo(message_line(message, then).text(colour=in_colour()))
-    sys.stdout.flush()
-    return after
-
-
-def _message(message: Shown) -> dict[str, Any]:
-    return {**vars(message), "receipts": {name: _receipt(r) for name, r in message.receipts.items()}}
-
-
-def _receipt(receipt: Receipt) -> dict[str, Any]:
-    """A receipt without the texts that carry signatures; `answer` as it says itself, not verified."""
-    from ai_infra.messages.envelope import EnvelopeError, load
-
-    told = {**vars(receipt), "answer": None}
-    if receipt.answer is not None:
-        try:
-            told["answer"] = load(receipt.answer.envelope)
-        except EnvelopeError:
-            told["answer"] = None
-    return told
-
-
-def _one_line(value: object) -> str:
-    import json
-
-    return json.dumps(plain(value), ensure_ascii=False)

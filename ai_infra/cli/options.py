@@ -1,4 +1,4 @@
-"""Kinds of values that options take: durations, and instants or distances from now."""
+"""Kinds of values that options take: states, durations, and instants or distances from now."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ import click
 
 from ai_infra.core.errors import UsageError
 from ai_infra.core.times import parse_duration, parse_instant, parse_when
+
+#: of a task; a test holds it to tasks.task.State, which takes long to import
+STATES = ["PENDING", "READY", "ASSIGNED", "IN_PROGRESS", "BLOCKED", "COMPLETED", "FAILED", "CANCELLED"]
 
 
 class Duration(click.ParamType[Any, Any]):

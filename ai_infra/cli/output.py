@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import shutil
 import stat
 import sys
@@ -15,12 +16,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from ai_infra.app.command import who
 from ai_infra.core.errors import Exit
 
 if TYPE_CHECKING:
     from ai_infra.tasks.task import TaskView
 
 T = TypeVar("T")
+
+#: what JSON leaves as it is and a terminal acts on: C1 controls, separators, changes of direction
+_UNPRINTED = re.compile("[\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]")
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 
@@ -71,15 +76,9 @@ def _pipe_of(stream: Any) -> int | None:
         return None
 
 
-def by_a_person(reason: str) -> str:
+def by_whom(reason: str) -> str:
     """A reason, with who gave it and when: whoever meets it later knows whom to ask."""
-    import getpass
-
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # a uid without a name
-        user = f"uid {os.getuid()}"
-    said = f"{user}, {datetime.now().astimezone():%d %b %H:%M}"
+    said = f"{who()}, {datetime.now().astimezone():%d %b %H:%M}"
     return f"{reason} ({said})" if reason else f"by {said}"
 
 
@@ -100,7 +99,13 @@ def show_task(view: TaskView, as_json: bool) -> None:
 
 def print_json(value: object) -> None:
     """One JSON document on stdout."""
-    click.echo(json.dumps(plain(value), indent=2, ensure_ascii=False))
+    click.echo(json_text(value, indent=2))
+
+
+def json_text(value: object, indent: int | None = None) -> str:
+    """JSON as a terminal may be given it: what could move its cursor is escaped."""
+    text = json.dumps(plain(value), indent=indent, ensure_ascii=False)
+    return _UNPRINTED.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def plain(value: object) -> Any:
@@ -116,6 +121,11 @@ def plain(value: object) -> Any:
     if isinstance(value, list | tuple | set | frozenset):
         return [plain(item) for item in value]
     return value
+
+
+def say(text: str) -> None:
+    """A word beside what a command prints."""
+    click.echo(f"ai-infra: {text}", err=True)
 
 
 def show(page: object) -> None:

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ai_infra.app.command import engine_now, settings_from_env
+from ai_infra.app.command import engine_now, settings_from_env, who
 from ai_infra.app.lookup import find_id, find_task
 from ai_infra.cli.dead_letters import dead_letters
-from ai_infra.cli.options import Duration
+from ai_infra.cli.finding import agent_of_tasks
+from ai_infra.cli.options import STATES, Duration
 from ai_infra.cli.output import (
     examples,
     exit_of,
@@ -25,12 +26,9 @@ from ai_infra.cli.task_submit import submit
 from ai_infra.cli.task_watch import watch
 from ai_infra.cli.transfer import export, import_
 from ai_infra.core import ids
-from ai_infra.core.errors import NotFound
 
 if TYPE_CHECKING:
     from ai_infra.tasks.task import TaskView
-
-STATES = ["PENDING", "READY", "ASSIGNED", "IN_PROGRESS", "BLOCKED", "COMPLETED", "FAILED", "CANCELLED"]
 
 
 @examples("ai-infra task list", "ai-infra task submit code -- git --version")
@@ -39,14 +37,8 @@ def task() -> None:
     """Submit, list, show, watch, wait for, cancel, retry tasks; dead letters, stats, export and import."""
 
 
-task.add_command(dead_letters)
-task.add_command(stats)
-task.add_command(export)
-task.add_command(import_)
-
-
-task.add_command(submit)
-task.add_command(watch)
+for command in (submit, watch, dead_letters, stats, export, import_):
+    task.add_command(command)
 
 
 @examples(
@@ -64,15 +56,12 @@ def list_(state: str | None, agent: str | None, limit: int, as_json: bool) -> No
     from ai_infra.tasks.task import State
 
     settings = settings_from_env()
-    if agent is not None and agent not in settings.agents:
-        raise NotFound(f"no agent {agent!r}; there are {', '.join(settings.agents)}")
+    of = agent_of_tasks(settings, agent)
 
     async def act() -> list[TaskView]:
         async with engine_now(settings) as engine:
             wanted = State(state.upper()) if state else None
-            return await engine.list_tasks(
-                state=wanted, agent=ids.AgentName(agent) if agent else None, limit=limit
-            )
+            return await engine.list_tasks(state=wanted, agent=of, limit=limit)
 
     tasks = run_async(act())
     if as_json:
@@ -137,7 +126,7 @@ def cancel(id: str, as_json: bool) -> None:
     async def act() -> Any:
         async with engine_now(settings) as engine:
             task = await find_id(settings, engine, id)
-            return await engine.cancel(task, reason="cancelled by a person")
+            return await engine.cancel(task, reason=f"by {who()}")
 
     verdict = run_async(act())
     if as_json:

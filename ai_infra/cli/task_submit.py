@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 @click.option("--name", help="What to call it; default: its first command.")
 @click.option("--priority", type=click.IntRange(1, 10), default=5, show_default=True, help="10 goes first.")
 @click.option(
-    "--timeout", "timeout_s", type=Duration(0.1), default=300.0, show_default="5m", help="Of one attempt."
+    "--timeout", "timeout_s", type=Duration(0.1), default="5m", show_default=True, help="Of one attempt."
 )
 @click.option(
     "--attempts", type=click.IntRange(1, 100), default=4, show_default=True, help="Tries before it is FAILED."

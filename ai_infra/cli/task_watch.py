@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 import click
@@ -15,8 +14,9 @@ from ai_infra.cli.output import (
     exit_of,
     in_colour,
     json_option,
-    plain,
+    json_text,
     run_async,
+    say,
     while_somebody_reads,
 )
 from ai_infra.core.errors import Exit, UsageError
@@ -60,7 +60,7 @@ async def _watch(
             workflow=await find_workflow_id(settings, engine, workflow) if workflow is not None else None,
             agent=known_agent(settings, agent) if agent is not None else None,
         )
-        view = await follow_moves(engine, wanted, _show_json if as_json else _show_line, _say)
+        view = await follow_moves(engine, wanted, _show_json if as_json else _show_line, say)
     return exit_of([view]) if view is not None else Exit.OK
 
 
@@ -79,8 +79,4 @@ def _show_json(event: Event) -> None:
     told = {"at": event.at, "task": event.task, "name": event.name, "agent": event.agent,
             "workflow": event.workflow, "from": event.from_state, "to": event.to_state,
             "attempt": event.attempt, "worker": event.worker, "reason": event.reason}  # fmt: skip
-    print_out(json.dumps(plain(told), ensure_ascii=False))
-
-
-def _say(text: str) -> None:
-    click.echo(f"ai-infra: {text}", err=True)
+    print_out(json_text(told))

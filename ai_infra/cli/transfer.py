@@ -9,16 +9,18 @@ import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 import click
 
 from ai_infra.app.command import agents_with_window, engine_now, settings_from_env
+from ai_infra.cli.options import STATES
 from ai_infra.cli.output import examples, json_option, print_json, run_async
 from ai_infra.core.durable import fsync_dir, system_problem
 from ai_infra.core.errors import UsageError
 
-STATES = ["PENDING", "READY", "ASSIGNED", "IN_PROGRESS", "BLOCKED", "COMPLETED", "FAILED", "CANCELLED"]
+if TYPE_CHECKING:
+    from ai_infra.tasks.transfer import Imported
 
 
 @examples(
@@ -115,7 +117,7 @@ def import_(file: str, as_json: bool) -> None:
     """
     settings = settings_from_env()
 
-    async def act() -> object:
+    async def act() -> Imported:
         from ai_infra.tasks.transfer import import_file
 
         with _source(file) as path:
@@ -126,8 +128,8 @@ def import_(file: str, as_json: bool) -> None:
     if as_json:
         print_json(done)
         return
-    there = f", {done.there} were here already" if done.there else ""  # type: ignore[attr-defined]
-    click.echo(f"{done.imported} tasks are imported{there}")  # type: ignore[attr-defined]
+    there = f", {done.there} were here already" if done.there else ""
+    click.echo(f"{done.imported} tasks are imported{there}")
 
 
 @contextmanager
@@ -140,4 +142,7 @@ def _source(file: str) -> Iterator[Path]:
         path = Path(folder) / "stdin"
         with open(path, "wb") as kept:
             shutil.copyfileobj(sys.stdin.buffer, kept)
-        yield path
+        try:
+            yield path
+        except UsageError as exc:  # nobody has typed the name of our copy
+            raise type(exc)(str(exc).replace(str(path), "stdin")) from exc

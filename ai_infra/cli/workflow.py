@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ai_infra.app.command import agents_with_window, engine_now, settings_from_env
-from ai_infra.app.lookup import find_workflow
+from ai_infra.app.command import agents_with_window, engine_now, settings_from_env, who
+from ai_infra.app.lookup import find_workflow, find_workflow_id
 from ai_infra.cli.output import examples, json_option, print_json, run_async, show, width
 from ai_infra.cli.workflow_hold import cancel, pause, resume
 from ai_infra.core import ids
@@ -83,12 +83,10 @@ async def submit_and_follow(
         return await follow(engine, workflow_id)
 
 
-async def follow(engine: object, workflow_id: ids.WorkflowId) -> WorkflowView:
+async def follow(engine: Engine, workflow_id: ids.WorkflowId) -> WorkflowView:
     """Draw a workflow live until it ends."""
     from ai_infra.dashboard.live import follow_workflow
-    from ai_infra.tasks.engine import Engine
 
-    assert isinstance(engine, Engine)
     last = await engine.last_event_id()
 
     async def changes(wait_s: float) -> None:
@@ -166,27 +164,14 @@ def undo(id: str, as_json: bool) -> int:
 
     async def act() -> WorkflowView:
         async with engine_now(settings) as engine:
-            found = await _find(engine, id)
-            await engine.undo_workflow(found, reason="a person asked for it")
+            found = await find_workflow_id(settings, engine, id)
+            await engine.undo_workflow(found, reason=f"{who()} asked for it")
             return await (engine.wait_workflow(found) if as_json else follow(engine, found))
 
     view = run_async(act())
     if as_json:
         print_json(view)
     return Exit.OK if view.undo is not None and view.undo.complete else Exit.FAILED
-
-
-async def _find(engine: Engine, id: str) -> ids.WorkflowId:
-    """The workflow whose id begins so. Raises NotFound, UsageError."""
-    known = [flow.header.id for flow in await engine.list_workflows(1000)]
-    found = [name for name in known if name.startswith(id)]
-    if id in known:
-        return ids.WorkflowId(id)
-    if not found:
-        raise NotFound(f"no workflow {id!r}; `ai-infra workflow list` shows them")
-    if len(found) > 1:
-        raise UsageError(f"{id!r} may mean {', '.join(found[:5])}; give more of the id")
-    return found[0]
 
 
 def _path(settings: Settings, file: str) -> Path:

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ai_infra.app.command import engine_now, settings_from_env
+from ai_infra.app.command import engine_now, settings_from_env, who
 from ai_infra.app.lookup import find_workflow_id
-from ai_infra.cli.output import by_a_person, examples, json_option, print_json, run_async
+from ai_infra.cli.output import by_whom, examples, json_option, print_json, run_async
 from ai_infra.core import ids
 from ai_infra.core.errors import Conflict
 
@@ -33,7 +33,7 @@ def cancel(id: str, reason: str, as_json: bool) -> None:
     async def act() -> tuple[ids.WorkflowId, CancelVerdict]:
         async with engine_now(settings) as engine:
             found = await find_workflow_id(settings, engine, id)
-            return found, await engine.cancel_workflow(found, reason=reason or "cancelled by a person")
+            return found, await engine.cancel_workflow(found, reason=reason or f"by {who()}")
 
     found, verdict = run_async(act())
     if not verdict.cancelled and not verdict.requested:
@@ -49,12 +49,14 @@ def cancel(id: str, reason: str, as_json: bool) -> None:
 @click.command()
 @click.argument("id")
 @click.option("--reason", default="", help="Why; shown wherever somebody may wonder.")
-def pause(id: str, reason: str) -> None:
+@json_option
+def pause(id: str, reason: str, as_json: bool) -> None:
     """Begin no more tasks of a workflow; what runs goes on. ID may be cut short.
 
     Remembered until `ai-infra workflow resume`, whatever restarts.
     """
     settings = settings_from_env()
+    why = by_whom(reason)
 
     async def act() -> ids.WorkflowId:
         from ai_infra.tasks.task import TERMINAL
@@ -64,17 +66,21 @@ def pause(id: str, reason: str) -> None:
             state = (await engine.workflow(found)).state
             if state in TERMINAL:
                 raise Conflict(f"workflow {found} is {state}; there is nothing to pause")
-            await engine.pause_workflow(found, by_a_person(reason))
+            await engine.pause_workflow(found, why)
             return found
 
     found = run_async(act())
+    if as_json:
+        print_json({"paused": found, "reason": why})
+        return
     click.echo(f"{found} is paused; what runs goes on; `ai-infra workflow resume {found}` lets it go on")
 
 
 @examples("ai-infra workflow resume w-1kxs2fhj8abcde")
 @click.command()
 @click.argument("id")
-def resume(id: str) -> None:
+@json_option
+def resume(id: str, as_json: bool) -> None:
     """Let a paused workflow go on. ID may be cut short."""
     settings = settings_from_env()
 
@@ -86,4 +92,7 @@ def resume(id: str) -> None:
             return found, found in paused
 
     found, was_paused = run_async(act())
+    if as_json:
+        print_json({"resumed": found, "was_paused": was_paused})
+        return
     click.echo(f"{found} goes on" if was_paused else f"{found} was not paused")

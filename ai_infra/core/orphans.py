@@ -13,15 +13,23 @@ import ctypes
 import os
 import signal
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from ai_infra.core.home import Home
+from ai_infra.core.ids import is_id, is_name
 
 MARK_HOME, MARK_AGENT, MARK_TASK = "AI_INFRA_HOME", "AI_INFRA_AGENT", "AI_INFRA_TASK_ID"
 _PR_SET_CHILD_SUBREAPER = 36
 _ROUNDS = 50  #: a fork bomb may race us, and the kernel may be stuck: after this many rounds we give up
 _RETRY_S = 0.02
 _REAP_S = 0.001
+
+
+def task_in(env: Mapping[str, str]) -> tuple[str, str] | None:
+    """The agent and the task whose commands have this environment; None for whatever else runs."""
+    agent, task = env.get(MARK_AGENT, ""), env.get(MARK_TASK, "")
+    return (agent, task) if is_name(agent) and is_id(task) else None
 
 
 def adopt_orphans() -> None:

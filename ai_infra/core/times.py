@@ -10,10 +10,10 @@ from datetime import UTC, datetime, timedelta
 
 from ai_infra.core.errors import UsageError
 
-_UNITS_S = {"d": 86400, "h": 3600, "m": 60, "s": 1}
+_UNITS_S = {"w": 604800, "d": 86400, "h": 3600, "m": 60, "s": 1}
 _NUMBER = re.compile(r"\d+(\.\d+)?")
-_DURATION = re.compile(r"(?=\d)(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s)?")
-_ONE_UNIT = re.compile(r"(\d+\.\d+)([dhm])")
+_DURATION = re.compile(r"(?=\d)(?:(\d+)w)?(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s)?")
+_ONE_UNIT = re.compile(r"(\d+\.\d+)([wdhm])")
 MAX_S = 10 * 366 * 86400.0  #: ten years: more is a slip of the finger
 
 DURATION_WORDS = "say for example 90s, 10m, 2h, 1d or 1h30m"

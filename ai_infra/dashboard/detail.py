@@ -11,7 +11,7 @@ from typing import Any
 from ai_infra.dashboard.clean import clean, output_line, wrap
 from ai_infra.dashboard.ink import Line, Page, Style, ink, join
 from ai_infra.dashboard.waiting import deadline_words, waits_for
-from ai_infra.dashboard.words import clock, duration, size, task_line
+from ai_infra.dashboard.words import clock, command_lines, duration, size, task_line
 from ai_infra.tasks.task import Command, State, TaskView
 
 TAIL_LINES = 20
@@ -99,19 +99,22 @@ def _commands(task: TaskView, result: Mapping[str, Any]) -> list[Line]:
             end = ink(f"exit {codes[i]}", Style.GOOD if codes[i] == 0 else Style.BAD)
             if i < len(took) and isinstance(took[i], int | float):
                 end = join([end, ink(duration(took[i]), Style.DIM)], " ")
-        lines.append(_labelled("" if i else "run", join([end, ink(_words(command))])))
+        lines += _command("" if i else "run", end, command)
     return lines
 
 
 def _undo(task: TaskView) -> list[Line]:
-    labels = ["undo"] + [""] * len(task.spec.undo)
     return [
-        _labelled(label, ink(_words(command))) for label, command in zip(labels, task.spec.undo, strict=False)
+        line
+        for i, command in enumerate(task.spec.undo)
+        for line in _command("" if i else "undo", Line(), command)
     ]
 
 
-def _words(command: Command) -> str:
-    return command if isinstance(command, str) else shlex.join(command)
+def _command(label: str, end: Line, command: Command) -> list[Line]:
+    """A script with its lines below each other."""
+    first, *rest = command_lines(command if isinstance(command, str) else shlex.join(command))
+    return [_labelled(label, join([end, ink(first)])), *(_labelled("", ink(f"  {line}")) for line in rest)]
 
 
 def _checks(result: Mapping[str, Any]) -> list[Line]:

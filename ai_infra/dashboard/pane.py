@@ -17,7 +17,17 @@ from ai_infra.dashboard.clean import output_line
 from ai_infra.dashboard.ink import Line, Style, ink, join, wants_colour
 from ai_infra.dashboard.outlet import Outlet
 from ai_infra.dashboard.screen import set_modes
-from ai_infra.dashboard.words import STATES, clock, duration, end_word, phrase, read_at, state_word, style_of
+from ai_infra.dashboard.words import (
+    STATES,
+    clock,
+    command_lines,
+    duration,
+    end_word,
+    phrase,
+    read_at,
+    state_word,
+    style_of,
+)
 
 if TYPE_CHECKING:
     from ai_infra.tasks.task import TaskSpec
@@ -110,7 +120,8 @@ class AgentPane(_Pane):
     def command_started(self, text: str) -> None:
         """A command of the task begins."""
         self._output.end()
-        self._say(ink("  $ ", Style.ACCENT) + ink(text[:MAX_LINE_CHARS], Style.ACCENT))
+        for i, line in enumerate(command_lines(text)):
+            self._say(ink("    " if i else "  $ ", Style.ACCENT) + ink(line, Style.ACCENT))
 
     def output(self, chunk: bytes) -> None:
         """Bytes that it wrote, split anywhere."""

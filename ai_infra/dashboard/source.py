@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ai_infra.core.home import Home
 from ai_infra.dashboard.logs import Recent, recent
 from ai_infra.dashboard.machine import read_machine
@@ -14,7 +16,7 @@ RUNNING_SHOWN, ENDED_SHOWN, WORKFLOWS_SHOWN, EVENTS_SHOWN = 20, 10, 8, 40
 
 
 class Work:
-    """Tasks that run and those that ended last, and open workflows; read again only when that has changed."""
+    """Tasks that run or ended last, workflows that are open or failed; read again when that has changed."""
 
     def __init__(self) -> None:
         self.tasks: tuple[TaskView, ...] = ()
@@ -34,8 +36,14 @@ class Work:
         failed = await engine.list_tasks(state=State.FAILED, limit=ENDED_SHOWN)
         workflows = await engine.list_workflows(limit=WORKFLOWS_SHOWN)
         self.tasks = (*running, *completed, *failed)
-        self.workflows = tuple(flow for flow in workflows if not flow.ended)
+        self.workflows = shown_workflows(workflows)
         self._newest = newest  # from before we read: what moved meanwhile is read in the next frame
+
+
+def shown_workflows(workflows: Sequence[WorkflowView]) -> tuple[WorkflowView, ...]:
+    """The open ones, then those of the latest that failed or were undone."""
+    missed = (flow for flow in workflows if flow.ended and (flow.undo or flow.state is State.FAILED))
+    return (*(flow for flow in workflows if not flow.ended), *missed)
 
 
 async def monitor_data(

@@ -14,6 +14,7 @@ from ai_infra.dashboard.grid import Column, grid
 from ai_infra.dashboard.header import header
 from ai_infra.dashboard.ink import Line, Page, Style, ink
 from ai_infra.dashboard.tree import progress, workflow_tree
+from ai_infra.dashboard.undone import undo_word
 from ai_infra.dashboard.waiting import kept_back
 from ai_infra.dashboard.windows import windows
 from ai_infra.dashboard.words import duration, state_line, task_line
@@ -99,6 +100,7 @@ def workflow_table(workflows: Sequence[WorkflowView], width: int = 80) -> Page:
         column("done", lambda v: progress(v, 10), goes=1),
         column("paused", lambda v: ink(v.paused, Style.WARN), shrink_to=12),
         column("failed", lambda v: ink(v.counts.get(State.FAILED) or "", Style.BAD), goes=2),
+        column("undo", lambda v: ink(undo_word(v), Style.WARN), goes=2),
         column("by", lambda v: ink(v.header.submitted_by, Style.DIM), goes=4),
         column("description", lambda v: ink(v.header.description), goes=3, shrink_to=16),
     ]

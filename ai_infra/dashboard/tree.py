@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 
 from ai_infra.core.ids import TaskId
 from ai_infra.dashboard.ink import Line, Page, Style, ink, join
-from ai_infra.dashboard.undone import undo_lines
+from ai_infra.dashboard.undone import undo_lines, undo_word
 from ai_infra.dashboard.waiting import deadline_words, kept_back
 from ai_infra.dashboard.words import bar, duration, state_line, task_line
 from ai_infra.tasks.task import ACTIVE, TERMINAL, State, TaskView, WorkflowView
@@ -55,6 +55,7 @@ def workflow_head(view: WorkflowView, width: int, now: datetime) -> Line:
         ink(f"paused: {view.paused}" if view.paused and view.state not in TERMINAL else "", Style.WARN),
         progress(view),
         ink(f"{failed} failed" if failed else "", Style.BAD),
+        ink("" if view.tasks else undo_word(view), Style.WARN),  # with its tasks more is said below
         ink(duration(_took_s(view, now))),
         ink(view.header.id, Style.DIM),
     ]

@@ -12,6 +12,15 @@ MAX_NAMED = 50
 MAX_REASON_CHARS = 100
 
 
+def undo_word(view: WorkflowView) -> str:
+    """The same in a word or two, for a line of a list; "" for a workflow that nobody undoes."""
+    if view.undo is None:
+        return ""
+    if not view.undo.begun:
+        return "will be undone"
+    return "was undone" if view.ended else "is being undone"
+
+
 def undo_lines(view: WorkflowView, width: int) -> list[Line]:
     """Nothing for a workflow that nobody undoes."""
     undo = view.undo

@@ -16,6 +16,8 @@ _UNITS = ((86400, "d", 3600, "h"), (3600, "h", 60, "m"), (60, "m", 1, "s"))
 _NOT_SAID = ("at", "level", "process", "event", "trace")  #: a trace is read in the log file
 MAX_VALUE_CHARS = 300
 MAX_LISTED = 5
+MAX_COMMAND_LINES = 12
+MAX_COMMAND_CHARS = 500  #: of one line
 
 STATES: Mapping[str, tuple[str, Style]] = {
     "PENDING": ("·", Style.DIM),
@@ -114,6 +116,13 @@ def bar(done: int, total: int, width: int = 20) -> str:
     """How much of it is done; full only when all is."""
     filled = width * done // total if total else width
     return "█" * filled + "░" * (width - filled)
+
+
+def command_lines(text: str) -> list[str]:
+    """A command as it was written: a script for bash has lines. Not clean yet."""
+    lines = [line[:MAX_COMMAND_CHARS] for line in text.strip("\n").split("\n")]
+    more = len(lines) - MAX_COMMAND_LINES
+    return lines if more < 2 else [*lines[:MAX_COMMAND_LINES], f"… {more} more lines"]
 
 
 def state_word(state: str) -> str:

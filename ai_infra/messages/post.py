@@ -38,6 +38,7 @@ INBOX_MESSAGES = 1000  #: that an agent has not handled; then its inbox is full
 INBOX_BYTES = 32 * 1024 * 1024  #: likewise
 TAKEN = 32  #: at most so many at once in a reader's hands
 _BLOCK_S = 60.0  #: longest single blocking read
+_AWAY_RETRY_S = 0.2
 _REGISTER_AGAIN_S = 6 * 3600.0  #: a key is known for a day after it was last registered
 
 
@@ -80,8 +81,10 @@ class Post:
         try:
             async with asyncio.timeout(timeout_s):
                 while not enough(view := read_message(await self._call("mail_watch", message))):
-                    with contextlib.suppress(ConnectorUnavailable):  # then ask again how it stands
+                    try:
                         await box.pop(_BLOCK_S)
+                    except ConnectorUnavailable:  # then ask again how it stands
+                        await asyncio.sleep(_AWAY_RETRY_S)
             return view
         except TimeoutError:
             raise DeadlinePassed(f"message {message}: no verdict after {timeout_s:g} s") from None

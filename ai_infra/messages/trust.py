@@ -21,8 +21,7 @@ from enum import StrEnum
 
 from ai_infra.core.errors import Failed, SystemProblem
 from ai_infra.core.home import Home
-from ai_infra.core.ids import is_id, is_name
-from ai_infra.core.orphans import MARK_AGENT, MARK_HOME, MARK_TASK
+from ai_infra.core.orphans import MARK_HOME, task_in
 from ai_infra.messages.envelope import (
     EVERYONE,
     PERSON,
@@ -107,9 +106,8 @@ def identity_of_agent(home: Home, agent: str, worker: str) -> Identity:
 
 def identity_of_command(home: Home, env: Mapping[str, str], login: str) -> Identity:
     """Who typed a command: a task of an agent, where it carries the marks of one; else the person."""
-    agent, task = env.get(MARK_AGENT, ""), env.get(MARK_TASK, "")
-    if is_name(agent) and is_id(task) and env.get(MARK_HOME) == str(home.root):
-        return Identity(home, Kind.TASK, agent, task, SigningKey())
+    if (of := task_in(env)) is not None and env.get(MARK_HOME) == str(home.root):
+        return Identity(home, Kind.TASK, *of, SigningKey())
     name = PERSON + login
     return Identity(home, Kind.PERSON, name if is_party(name) else PERSON + "unnamed", login, user_key(home))
 

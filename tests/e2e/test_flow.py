@@ -95,7 +95,9 @@ def test_all_agents_are_paused_at_once(session: Installation) -> None:
     task = submit(session, "data", "--", "true")
     assert session.task(task)["kept_by"] == "agent"
     assert "paused: supervisor, code, data, infra, research, qa: by " in session.ok("status")
-    session.ok("agent", "resume", "--all")
+    assert session.json("agent", "pause", "qa", "--reason", "x")["reason"].startswith("x (")
+    resumed = session.json("agent", "resume", "--all")
+    assert len(resumed["resumed"]) == len(resumed["paused_before"]) == 6
     assert ended(session, task)["state"] == "COMPLETED"
 
 
@@ -140,6 +142,7 @@ def test_a_workflow_is_paused_resumed_and_cancelled(session: Installation) -> No
     assert "has ended already" in session.fails("workflow", "cancel", work, code=5)
     assert "is CANCELLED; there is nothing to pause" in session.fails("workflow", "pause", work, code=5)
     assert session.ok("workflow", "resume", work) == f"{work} was not paused\n"
+    assert session.json("workflow", "resume", work) == {"resumed": work, "was_paused": False}
 
 
 # -- locks and rates ----------------------------------------------------------------------------------------

@@ -167,7 +167,7 @@ def test_statistics(session: Installation) -> None:
     page = session.ok("task", "stats")
     assert "research" in page
     assert "not finished in its time" in page
-    assert "say a number and m, h, d or w" in session.fails("task", "stats", "--since", "soon", code=2)
+    assert "'soon' is not a duration" in session.fails("task", "stats", "--since", "soon", code=2)
 
 
 # -- the archive --------------------------------------------------------------------------------------------

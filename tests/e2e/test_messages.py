@@ -351,6 +351,20 @@ def test_the_inbox_is_followed(session: Installation) -> None:
     assert [line.split("→ qa  ")[1].split()[1] for line in told] == ["delivered", "read", "accepted"]
 
 
+def test_who_follows_the_inbox_outlives_redis(session: Installation) -> None:
+    words = [PROGRAM, "inbox", "qa", "--follow", "-n", "1"]
+    with subprocess.Popen(words, env=session.env, text=True, stdout=subprocess.PIPE) as following:
+        assert following.stdout is not None
+        following.stdout.readline()  # the head of the table: it follows from now on
+        for text in ("before", "after"):
+            message = session.ok("send", "qa", text).strip()
+            while message not in (line := following.stdout.readline()):
+                assert line
+            if text == "before":
+                session.ok("restart", "redis", timeout_s=60)
+        following.kill()
+
+
 def test_an_empty_inbox(session: Installation) -> None:
     assert session.ok("inbox", "infra", "-n", "1").count("\n") >= 1
 

@@ -310,3 +310,12 @@ def test_two_installations_do_not_share_one_redis_unseen(
     machine.ok("up", **shared, **second, AI_INFRA_REDIS_PREFIX="second:")
     machine.ok("task", "submit", "code", "--wait", "--", "true")
     machine.ok("down", **second)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"), [("send code -", "nothing to say"), ("task import -", "stdin:1: ")]
+)
+def test_a_closed_stdin_is_an_empty_one(session: Installation, words: str, said: str) -> None:
+    line = ["bash", "-c", f'"{PROGRAM}" {words} <&-']
+    done = subprocess.run(line, env=session.env, capture_output=True, text=True, check=False, timeout=30)
+    assert (done.returncode, done.stderr.startswith(f"ai-infra: {said}")) == (2, True), done.stderr

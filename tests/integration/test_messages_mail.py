@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,8 @@ from engine_kit import BAD, task, work_off
 from post_kit import AGENT, Town
 
 from ai_infra.agents.answers import Answers
+from ai_infra.agents.persist import RETRY_S
+from ai_infra.core.errors import ConnectorError, ConnectorRefused, ConnectorUnavailable
 from ai_infra.core.home import Home
 from ai_infra.core.ids import AgentName, TaskId
 from ai_infra.messages.envelope import Envelope, MessageType, Payload, dump, load
@@ -374,6 +377,34 @@ def test_a_message_that_lives_die_of_is_refused(town: Town, monkeypatch: pytest.
             receipt = await town.ended(sent.id)
             assert receipt.verdict is Verdict.REFUSED
             assert receipt.reason == "5 lives of code ended while they had it in hand"
+
+    town.run(body)
+
+
+@pytest.mark.parametrize("kind", [ConnectorUnavailable, ConnectorRefused])
+def test_a_redis_that_lets_nobody_wait_costs_no_life_and_is_not_asked_at_once(
+    town: Town, monkeypatch: pytest.MonkeyPatch, kind: type[ConnectorError]
+) -> None:
+    """As when it has no room for one client more, or refuses to write for a while."""
+    looks: list[float] = []
+    wake, take = Post.wake, Post.take
+
+    async def refused(self: Post, agent: str) -> None:
+        if len(looks) < 4:
+            raise kind("max number of clients reached")
+        await wake(self, agent)
+
+    async def seen(self: Post, *words: Any) -> Any:
+        looks.append(time.monotonic())
+        return await take(self, *words)
+
+    async def body(town: Town) -> None:
+        monkeypatch.setattr(Post, "wake", refused)
+        monkeypatch.setattr(Post, "take", seen)
+        async with town.life():
+            await wait_until_async(lambda: asyncio.sleep(0, len(looks) >= 4), 10, "four looks")
+            assert data_of(await asked(town, **query("ping")))["agent"] == AGENT
+        assert looks[3] - looks[0] > 3 * RETRY_S
 
     town.run(body)
 

@@ -144,7 +144,8 @@ def test_a_value_that_is_no_good_fails_the_task(life: Life, command: str, said: 
 
 
 @pytest.mark.parametrize(
-    "how", ["echo > exchange", "ln -s /etc exchange", "mkdir -p exchange/w-1.b/result.json/x"]
+    "how",
+    ["echo > exchange", "ln -s /etc exchange", "mkfifo exchange", "mkdir -p exchange/w-1.b/result.json/x"],
 )
 def test_what_a_task_does_to_the_folder_harms_no_other(life: Life, how: str) -> None:
     tasks = {
@@ -292,6 +293,21 @@ def test_a_command_that_ends_by_the_soft_timeout_says_so(life: Life) -> None:
     assert found.error == (
         "told to end after 0.2 s (soft_timeout_s): command 1 of 1 was killed by signal 15: exec sleep 60"
     )
+
+
+def test_only_what_was_told_is_killed_without_a_grace(life: Life) -> None:
+    told = "trap 'exit 0' TERM; while :; do sleep 0.02; done"
+    untold = "trap 'echo saved; exit 1' TERM; while :; do sleep 0.02; done"
+    spec = {"run": [told, untold], "soft_timeout_s": 0.2, "timeout_s": 0.8, "max_attempts": 1}
+    found = work_off(life, {"a": spec})["a"]
+    assert found.error == "not finished after 0.8 s (timeout_s)"
+    assert str((found.result or {})["output_tail"]).endswith("saved\n")
+
+
+def test_a_command_that_was_not_told_failed_by_itself(life: Life) -> None:
+    told = "trap 'exit 0' TERM; while :; do sleep 0.02; done"
+    spec = {"run": [told, "exit 3"], "soft_timeout_s": 0.2, "timeout_s": 20, "max_attempts": 1}
+    assert work_off(life, {"a": spec})["a"].error == "command 2 of 2 ended with exit code 3: exit 3"
 
 
 def test_the_hard_timeout_kills_the_whole_group_at_once(life: Life) -> None:

@@ -32,6 +32,7 @@ def in_berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     [
         ("90s", 90), ("10m", 600), ("2h", 7200), ("1d", 86400), ("1h30m", 5400), ("1d2h3m4s", 93784),
         ("0.5s", 0.5), ("1.5h", 5400), ("45", 45), ("0", 0), ("2.5", 2.5), (" 10m ", 600), ("1m0.5s", 60.5),
+        ("2w", 1209600), ("1w1d", 691200), ("0.5w", 302400),
     ],
 )  # fmt: skip
 def test_durations(text: str, seconds: float) -> None:

@@ -41,7 +41,7 @@ def test_a_task_from_start_to_end() -> None:
     window.pane.idle({"ready": 0, "blocked": 2})
     window.pane.idle()
     window.pane.task_started(task("lint").spec, 2)
-    window.pane.command_started("ruff check .")
+    window.pane.command_started("cd /srv\nruff check .\n")
     window.pane.output(b"all good\nunfinished")
     window.pane.command_ended(1, 3.2)
     window.pane.check_result("exit code 0", False, "exit code 1")
@@ -51,7 +51,8 @@ def test_a_task_from_start_to_end() -> None:
         "waiting for work  2 blocked",
         "▶ lint  t-lint  attempt 2 of 4",
         "  counts what there is",
-        "  $ ruff check .",
+        "  $ cd /srv",
+        "    ruff check .",
         "  │ all good",
         "  │ unfinished",
         "  ✗ exit 1  3.2s",

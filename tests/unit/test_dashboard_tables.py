@@ -12,8 +12,10 @@ from dashboard_data import HOSTILE, NOW, assert_fits, checkup, snapshot, task, w
 from ai_infra.core.ids import TaskId
 from ai_infra.core.process import ProcessState
 from ai_infra.dashboard.header import problems
+from ai_infra.dashboard.source import shown_workflows
 from ai_infra.dashboard.tables import status_table, task_detail, task_table, workflow_table, workflow_tree
-from ai_infra.dashboard.words import bar, duration, size
+from ai_infra.dashboard.tree import workflow_head
+from ai_infra.dashboard.words import bar, command_lines, duration, size
 from ai_infra.supervisor.snapshot import Health
 from ai_infra.tasks.task import Expect, State, TaskView, Undoing, WorkflowView
 
@@ -212,3 +214,42 @@ def test_what_is_undone_stands_below_the_head(changes: dict[str, Any], words: li
         assert text in shown
     assert len(workflow_tree(view, 40, height=4, now=NOW).lines) <= 4
     assert_fits(workflow_tree(view, 40, now=NOW).lines, 40)
+
+
+@pytest.mark.parametrize(
+    ("changes", "counts", "words"),
+    [
+        ({"begun": False}, {State.IN_PROGRESS: 1}, "will be undone"),
+        ({}, {State.READY: 1}, "is being undone"),
+        ({}, {State.COMPLETED: 1}, "was undone"),
+    ],
+)
+def test_a_listed_workflow_says_that_it_is_undone(
+    changes: dict[str, Any], counts: dict[State, int], words: str
+) -> None:
+    listed = replace(undone(**changes), tasks=(), counts=counts)
+    assert words in str(workflow_head(listed, 120, NOW))
+    assert words in str(workflow_table([listed], 120))
+    assert words not in str(workflow_head(undone(**changes), 120, NOW))  # the tree says more below
+
+
+def test_the_monitor_shows_what_failed_or_was_undone_below_what_is_open() -> None:
+    ended = {State.COMPLETED: 1}
+    good, failed = (
+        replace(workflow(task("x")), counts=ended, state=state) for state in (State.COMPLETED, State.FAILED)
+    )
+    taken_back, open_ = replace(undone(), counts=ended), workflow(task("y", State.READY))
+    assert shown_workflows([good, failed, taken_back, open_]) == (open_, failed, taken_back)
+
+
+def test_a_script_is_shown_with_its_lines() -> None:
+    script = "cd /srv\nif true; then\n  echo \x1b[2J\nfi\n"
+    one = task("a", State.READY)
+    one = replace(one, spec=replace(one.spec, run=(script, "echo next"), undo=("rm x\nrm y",)))
+    lines = [line.strip() for line in str(task_detail(one, 100, now=NOW)).splitlines()]
+    at = lines.index("run      cd /srv")
+    assert lines[at : at + 7] == [
+        "run      cd /srv", "if true; then", r"echo \x1b[2J", "fi", "echo next", "undo     rm x", "rm y",
+    ]  # fmt: skip
+    long = "\n".join(f"echo {i}" for i in range(40))
+    assert command_lines(long)[-2:] == ["echo 11", "… 28 more lines"]
