@@ -263,13 +263,13 @@ async def _tell_events(at: Desk, after: str, of: str, as_json: bool) -> str:
             continue
         try:
             message = _shown(at, await at.post.get(event.id))
-        except NotFound:  # it is long over, and was removed
+            then = as_of(message.receipts[event.agent], event)
+        except (NotFound, KeyError):  # it is long over, and was removed; or nobody sent it there
             continue
         if as_json:
             line = {"id": event.id, "agent": event.agent, "what": event.what}
             click.echo(_one_line({**line, "message": _message(message)}))
         else:
-            then = as_of(message.receipts[event.agent], event)
             click.echo(message_line(message, then).text(colour=in_colour()))
     sys.stdout.flush()
     return after
