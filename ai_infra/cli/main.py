@@ -52,6 +52,9 @@ EXIT_CODES = "\b\nExit codes:\n" + "\n".join(
 )
 
 
+_MAX_LINES, _MAX_LINE = 200, 4000  #: of an error: what a person may have to read
+
+
 class LazyGroup(click.Group):
     """Loads a command's module only when that command is used."""
 
@@ -128,7 +131,15 @@ def _usage_words(exc: click.UsageError) -> str:
 
 
 def _say(words: str, code: Exit) -> Exit:
-    click.echo(f"ai-infra: {words}", err=True)
+    from ai_infra.dashboard.clean import clean  # a name or a file may say what a terminal would obey
+
+    shown = [clean(line) for line in f"ai-infra: {words}".split("\n")[:_MAX_LINES]]
+    click.echo(
+        "\n".join(
+            s if len(s) <= _MAX_LINE else f"{s[: _MAX_LINE // 2]} … {s[-_MAX_LINE // 2 :]}" for s in shown
+        ),
+        err=True,
+    )
     return code
 
 
