@@ -75,3 +75,12 @@ def test_errors_are_short_and_obey_no_escape(shared_session: Installation) -> No
         assert done.returncode in (2, 4, 6), done.stderr[:500]
         assert len(done.stderr) < 5000
         assert "bug" not in done.stderr
+
+
+def test_a_text_without_end_is_refused_when_it_is_too_long(shared_session: Installation) -> None:
+    done = subprocess.run(
+        ["bash", "-c", f"yes | {shlex.quote(str(PROGRAM))} send code -"],
+        env=shared_session.env, capture_output=True, text=True, timeout=30, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "put the content into a file and send its path" in done.stderr
