@@ -39,6 +39,9 @@ def settings_to_stop_with() -> Settings:
         return load_settings(home, {}, own_files=False)
 
 
+HEALED_S = 8.0  #: a Redis that died is back by then, most times
+
+
 def owner_of(settings: Settings) -> str:
     """Whose tasks stand in a Redis of the user's, so that nobody takes another's; empty for our own Redis."""
     return "" if settings.embedded_redis else f"{settings.home.root}@{os.uname().nodename}"
@@ -68,13 +71,21 @@ def program() -> Path:
 
 
 @asynccontextmanager
-async def engine_now(settings: Settings, wait_s: float = 2.0) -> AsyncIterator[Engine]:
-    """The task engine for a command. Raises NotRunning (no answer from Redis), SystemProblem (disk full)."""
+async def engine_now(settings: Settings, wait_s: float | None = None) -> AsyncIterator[Engine]:
+    """The task engine for a command. Raises NotRunning (no answer from Redis), SystemProblem (disk full).
+
+    Without `wait_s` it waits until a Redis that has just died is healed.
+    """
     from ai_infra.connectors.redis import Connection
+    from ai_infra.supervisor.ledger import read_ledger
     from ai_infra.tasks.engine import Engine
 
+    usual_s = 2.0
     if settings.embedded_redis and not settings.home.redis_socket.exists() and not settings.home.is_full():
-        raise NotRunning("the session is not up; `ai-infra up` starts it")
+        if not read_ledger(settings.home).wanted:
+            raise NotRunning("the session is not up; `ai-infra up` starts it")
+        usual_s = HEALED_S
+    wait_s = usual_s if wait_s is None else wait_s
     try:
         connection = await Connection.open(
             settings.redis_url, prefix=settings.redis.prefix, wait_s=wait_s, owner=owner_of(settings)

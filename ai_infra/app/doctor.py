@@ -169,7 +169,7 @@ async def _keys(settings: Settings) -> Finding:
 
 async def _redis(settings: Settings) -> Finding:
     try:
-        async with engine_now(settings) as engine:
+        async with engine_now(settings, wait_s=2.0) as engine:
             facts = engine.connection.facts
     except NotRunning as exc:
         wanted = read_ledger(settings.home).wanted or not settings.embedded_redis

@@ -72,3 +72,7 @@ class Keeper:
                     return
             except ConnectorError:
                 await asyncio.sleep(min(PASS_EVERY_S, left))
+            except (
+                ValueError
+            ):  # somebody wrote beside the engine: no move, and the next pass goes on after it
+                return

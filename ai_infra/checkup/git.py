@@ -110,7 +110,7 @@ def open_repo(path: Path) -> Repo:
     """
     given = path.expanduser().absolute()
     if not given.is_dir():
-        what = "is not a folder" if given.exists() else "does not exist"
+        what = "is not a folder" if os.path.exists(given) else "does not exist"
         raise NotARepository(f"{shown(str(path))}: {what}; give the path of a git repository")
     if not os.access(given, os.R_OK | os.X_OK):
         raise SystemProblem(

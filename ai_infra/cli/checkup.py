@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
@@ -31,7 +32,7 @@ def checkup(repo: str, output: str | None, part: str | None, out: str | None, as
     The supervisor joins them into one Markdown report. Exits with 1 when its verdict is `fail`.
     """
     folder = Path(repo).resolve()
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise NotFound(f"{repo}: no such folder")
     if part is not None or out is not None:
         return _one_part(part, folder, out)

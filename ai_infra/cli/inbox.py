@@ -84,13 +84,13 @@ async def _tell_events(at: Desk, after: str, of: str, as_json: bool) -> str:
             continue
         try:
             message = _shown(at, await patiently(lambda id=event.id: at.post.get(id), say))  # type: ignore[misc]
-        except NotFound:  # it is long over, and was removed
+            then = as_of(message.receipts[event.agent], event)
+        except (NotFound, KeyError):  # it is long over, and was removed; or nobody sent it there
             continue
         if as_json:
             line = {"id": event.id, "agent": event.agent, "what": event.what}
             print_out(json_text({**line, "message": _message(message)}))
         else:
-            then = as_of(message.receipts[event.agent], event)
             print_out(message_line(message, then).text(colour=in_colour()))
     return after
 

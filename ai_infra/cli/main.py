@@ -52,6 +52,9 @@ EXIT_CODES = "\b\nExit codes:\n" + "\n".join(
 )
 
 
+_MAX_LINES, _MAX_LINE = 200, 4000  #: of an error: what a person may have to read
+
+
 class LazyGroup(click.Group):
     """Loads a command's module only when that command is used."""
 
@@ -127,12 +130,17 @@ def _usage_words(exc: click.UsageError) -> str:
     return f"{exc.format_message().rstrip('.')}; see `{path} --help`"
 
 
+def _short(line: str) -> str:
+    return line if len(line) <= _MAX_LINE else f"{line[: _MAX_LINE // 2]} … {line[-_MAX_LINE // 2 :]}"
+
+
 def _say(words: str, code: Exit) -> Exit:
+    shown = words.split("\n")[:_MAX_LINES]
     if not (words.isascii() and words.isprintable()):  # what a task, a message or a name may hold
         from ai_infra.dashboard.clean import clean
 
-        words = "\n".join(map(clean, words.split("\n")))
-    click.echo(f"ai-infra: {words}", err=True)
+        shown = [clean(line) for line in shown]
+    click.echo("ai-infra: " + "\n".join(map(_short, shown)), err=True)
     return code
 
 

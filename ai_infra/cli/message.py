@@ -182,9 +182,11 @@ def handoff(task: str, agent: str, timeout_s: float, as_json: bool) -> None:
 
 def _content(text: str | None, *, kind: str, action: str | None) -> dict[str, Any]:
     """What the message says, from the words of the command."""
-    from ai_infra.messages.envelope import MessageType, Payload
+    from ai_infra.messages.envelope import MAX_BYTES, MessageType, Payload
 
-    said = sys.stdin.buffer.read().decode("utf-8", "replace").rstrip("\n") if text == "-" else text
+    said = text
+    if text == "-":
+        said = sys.stdin.buffer.read(MAX_BYTES + 1).decode("utf-8", "replace").rstrip("\n")
     if kind in ("task", "handoff"):
         if not said or action:
             what = "the command to run" if kind == "task" else "the id of the task"

@@ -18,6 +18,7 @@ from ai_infra.cli.options import STATES
 from ai_infra.cli.output import examples, json_option, print_json, run_async
 from ai_infra.core.durable import fsync_dir, system_problem
 from ai_infra.core.errors import UsageError
+from ai_infra.dashboard.clean import clean
 
 if TYPE_CHECKING:
     from ai_infra.tasks.transfer import Imported
@@ -57,7 +58,7 @@ def export(file: str, states: tuple[str, ...], archived: bool, every: bool) -> N
 
     count = run_async(act())
     if file != "-":
-        click.echo(f"{count} tasks are in {file}")
+        click.echo(f"{count} tasks are in {clean(file)}")
 
 
 async def _write(file: str, lines: AsyncIterator[str]) -> int:
@@ -76,8 +77,10 @@ def _sink(file: str) -> Iterator[IO[bytes]]:
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
         return
-    path = Path(file)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    path = Path(os.path.realpath(file))  # what a link names is replaced, not the link
+    if os.path.exists(file) and not os.path.isfile(file):
+        raise UsageError(f"{file}: is no plain file; `-` writes to stdout")
+    beside = path.with_name(f".ai-infra-{os.getpid()}.part")
     try:
         fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
@@ -135,14 +138,17 @@ def import_(file: str, as_json: bool) -> None:
 @contextmanager
 def _source(file: str) -> Iterator[Path]:
     """The file, read twice: first to check all of it. What comes from a pipe is kept meanwhile."""
-    if file != "-":
+    if file != "-" and (os.path.isfile(file) or os.path.isdir(file) or not os.path.exists(file)):
         yield Path(file)
         return
     with tempfile.TemporaryDirectory(prefix="ai-infra-") as folder:
         path = Path(folder) / "stdin"
-        with open(path, "wb") as kept:
-            shutil.copyfileobj(sys.stdin.buffer, kept)
+        try:
+            with open(path, "wb") as kept, open(sys.stdin.fileno() if file == "-" else file, "rb") as pipe:
+                shutil.copyfileobj(pipe, kept)
+        except OSError as exc:
+            raise system_problem(path, exc) from exc
         try:
             yield path
         except UsageError as exc:  # nobody has typed the name of our copy
-            raise type(exc)(str(exc).replace(str(path), "stdin")) from exc
+            raise type(exc)(str(exc).replace(str(path), "stdin" if file == "-" else file)) from exc

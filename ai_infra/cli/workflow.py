@@ -181,7 +181,7 @@ def _path(settings: Settings, file: str) -> Path:
             raise NotFound(f"{file}: {'is not a file' if os.path.exists(file) else 'no such file'}")
         return Path(file)
     for folder in (settings.home.config / "workflows", shipped("config/workflows")):
-        if (folder / f"{file}.yaml").is_file():
+        if os.path.isfile(folder / f"{file}.yaml"):
             return folder / f"{file}.yaml"
     raise NotFound(f"no workflow {file!r}; name a file, or one of {', '.join(_shipped_names(settings))}")
 

@@ -50,6 +50,7 @@ class EmbeddedRedis:
         self._last_words = ""
         self._data = FileLock(home.redis / "server.lock")
         self._wire: Wire | None = None  #: of the pings
+        self._socket: tuple[int, int] | None = None  #: which file it listens on
 
     async def start(self) -> None:
         """Start the server; it answers when this returns, all its data read.
@@ -84,6 +85,7 @@ class EmbeddedRedis:
                 await self._saying
                 raise Failed(f"redis-server did not start: {self._last_words or 'it said nothing'}")
             await asyncio.sleep(POLL_S)
+        self._socket = _file_of(self._home.redis_socket)
 
     @property
     def pid(self) -> int:
@@ -98,7 +100,7 @@ class EmbeddedRedis:
         """
         assert self._process is not None, "not started"
         ended = asyncio.create_task(self._process.wait(), name="redis-ended")
-        answered_s = time.monotonic()
+        answered_s, socket = time.monotonic(), self._socket
         try:
             while True:
                 done, _ = await asyncio.wait([ended], timeout=PING_EVERY_S)
@@ -106,6 +108,8 @@ class EmbeddedRedis:
                     raise Failed(f"redis-server ended ({_how(ended.result())}): {self._last_words}")
                 if not self._home.redis_socket.exists():  # nobody can come to us any more
                     raise Failed(f"{self._home.redis_socket} was removed")
+                if _file_of(self._home.redis_socket) != socket:
+                    raise Failed(f"{self._home.redis_socket} was replaced by another file")
                 if await _in_time((ping or self._is_alive)()):
                     answered_s = time.monotonic()
                 elif time.monotonic() - answered_s >= HUNG_AFTER_S:
@@ -290,6 +294,15 @@ async def _in_time(ping: Awaitable[bool]) -> bool:
             return await ping
     except TimeoutError:
         return False
+
+
+def _file_of(path: Path) -> tuple[int, int] | None:
+    """What tells a file from another of its name; None: there is none."""
+    try:
+        info = path.stat()
+    except OSError:
+        return None
+    return info.st_dev, info.st_ino
 
 
 async def _end(process: asyncio.subprocess.Process, wait_s: float) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ai_infra.connectors.inbox import Inbox
@@ -98,13 +98,13 @@ class Post:
     async def get(self, message: MessageId) -> MessageView:
         """The message as it stands. Raises NotFound."""
         rows = await self._call("mail_get", message)
-        if not rows:
-            raise NotFound(f"message {message} does not exist")
-        return read_message(rows[0])
+        for view in _readable(rows):
+            return view
+        raise NotFound(f"message {message} does not exist")
 
     async def list_messages(self, agent: str = "", limit: int = 30) -> list[MessageView]:
         """Messages, the newest first: all, or those that `agent` received."""
-        return [read_message(row) for row in await self._call("mail_list", agent, limit)]
+        return list(_readable(await self._call("mail_list", agent, limit)))
 
     async def last_event(self) -> str:
         """Where the stream of verdicts ends now."""
@@ -184,3 +184,10 @@ class Post:
     @property
     def _events(self) -> str:
         return self._connection.key("mail:events")
+
+
+def _readable(rows: Sequence[Any]) -> Iterator[MessageView]:
+    """Without what nobody sent: a message is written as a whole, so what lacks a part is not the post's."""
+    for row in rows:
+        with contextlib.suppress(KeyError, ValueError):
+            yield read_message(row)

@@ -89,12 +89,15 @@ def as_of(receipt: Receipt, event: PostEvent) -> Receipt:
 
 
 def read_ms(text: str | int) -> datetime:
-    """A server instant in ms."""
-    return datetime.fromtimestamp(int(text) / 1000, UTC)
+    """A server instant in ms; the beginning of time for what is none."""
+    try:
+        return datetime.fromtimestamp(int(text) / 1000, UTC)
+    except (ValueError, OverflowError, OSError):
+        return datetime.fromtimestamp(0, UTC)
 
 
 def read_message(row: Sequence[Any]) -> MessageView:
-    """From `POST.row`."""
+    """From `POST.row`. Raises KeyError, ValueError: the post did not write it."""
     flat = row[1]
     fields = {flat[i]: flat[i + 1] for i in range(0, len(flat), 2)}
     agents = sorted(name[2:] for name in fields if name.startswith("v:"))
@@ -131,17 +134,22 @@ def read_delivery(row: Sequence[Any]) -> Delivery:
         entry=entry,
         id=MessageId(message),
         signed=Signed(envelope=envelope, signature=signature, certificate=certificate),
-        verdict=Verdict(verdict),
+        verdict=Verdict.ACCEPTED if verdict == Verdict.ACCEPTED else Verdict.READ,
         lives=int(lives),
     )
 
 
 def read_report(text: str) -> Report:
-    """From `POST.report`."""
-    return Report(**json.loads(text))
+    """From `POST.report`, or whatever somebody beside the post has put there."""
+    try:
+        said = json.loads(text)
+        return Report(id=str(said["id"]), source=str(said["source"]), reason=str(said["reason"]))
+    except (ValueError, RecursionError, TypeError, KeyError):
+        return Report(id="?", source="", reason="somebody wrote what is no report beside the inbox")
 
 
 def read_post_event(entry: str, flat: Sequence[str]) -> PostEvent:
     """From an entry of `mail:events`."""
-    message, agent, what = flat[1].split(" ")
+    words = flat[1].split(" ")
+    message, agent, what = words if len(words) == 3 else ("", "", "")  # somebody wrote it beside the post
     return PostEvent(entry=entry, id=MessageId(message), agent=agent, what=what)

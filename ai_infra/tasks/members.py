@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import struct
 import zlib
 from collections.abc import Iterator, Mapping
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ai_infra.core.durable import fsync_dir, system_problem
+from ai_infra.core.errors import SystemProblem
 
 _HEAD = struct.Struct(
     "<4sIBBH"
@@ -24,6 +26,7 @@ _HEAD = struct.Struct(
 _MAGIC = b"\x1f\x8b\x08\x04"
 _FIELD = struct.Struct("<2sHI")  # our mark, length of the field, length of the whole member
 _MARK = b"AI"
+_ANOTHER = re.compile(re.escape(_MAGIC) + b".{8}" + _MARK, re.DOTALL)
 _LEVEL = 6
 
 
@@ -91,15 +94,34 @@ def _member_at(path: Path, file: IO[bytes], start: int, end: int) -> Member | No
     return Member(path=path, start=start, size=size, note=note) if isinstance(note, dict) else None
 
 
+def _check_torn(path: Path, file: IO[bytes], start: int) -> None:
+    """Raise SystemProblem unless what stands from `start` on is the beginning of one member, or was never
+    written.
+    """
+    file.seek(start)
+    rest = file.read()
+    torn = rest[:4] == _MAGIC[: len(rest)] and not _ANOTHER.search(rest, 1)
+    if torn and len(rest) >= _HEAD.size + _FIELD.size:
+        mark, _, size = _FIELD.unpack_from(rest, _HEAD.size)
+        torn = mark == _MARK and size > len(rest)
+    if rest.strip(b"\0") and not torn:
+        raise SystemProblem(
+            f"{path}: is damaged at byte {start} or was changed by hand; what stands there would be lost: "
+            "move it away to go on without it"
+        )
+
+
 def append(path: Path, data: bytes, note: Mapping[str, Any]) -> None:
     """Add a member; on disk when this returns. One writer at a time. Raises SystemProblem.
 
-    What a write that broke off has left at the end goes first: nobody was told that it was there.
+    What a write that broke off has left at the end goes first: nobody was told that it was there. Anything
+    else behind the last whole member was confirmed once, or is somebody's: then nothing is written.
     """
     try:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         with os.fdopen(fd, "r+b") as file:
             end = sum(member.size for member in members(path))
+            _check_torn(path, file, end)
             file.truncate(end)
             file.seek(end)
             file.write(pack(data, note))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import zlib
 from collections.abc import AsyncIterator, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -215,7 +216,7 @@ def _line(path: Path, file: IO[bytes], number: int) -> str:
         return line.decode()
     except UnicodeDecodeError as exc:
         raise ImportProblem(f"{path}:{number}: is not UTF-8") from exc
-    except (gzip.BadGzipFile, EOFError) as exc:
+    except (gzip.BadGzipFile, zlib.error, EOFError) as exc:
         raise ImportProblem(f"{path}:{number}: the compressed file is damaged or cut: {exc}") from exc
 
 

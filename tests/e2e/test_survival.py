@@ -56,6 +56,16 @@ def test_kill_9_of_each_window_in_turn_loses_nothing(machine: Installation) -> N
     assert restarts == dict.fromkeys(WINDOWS, 1)
 
 
+def test_a_command_that_meets_a_dying_redis_waits_until_it_is_back(session: Installation) -> None:
+    task = session.ok("task", "submit", "code", "--", "sleep", "30").strip()
+    session.kill("redis")
+    wait_until(lambda: not session.home.redis_socket.exists(), 10, "its socket is gone")
+    session.ok("task", "submit", "qa", "--wait", "--", "true")
+    session.ok("task", "cancel", task)
+    session.ok("down")
+    assert "the session is not up" in session.fails("task", "list", code=3)
+
+
 def test_a_killed_agents_task_runs_again_in_a_moment_and_not_twice_at_once(session: Installation) -> None:
     text = "echo $$ >> $HOME/pids; exec sleep 600"
     task = session.ok("task", "submit", "code", "--shell", text).strip()

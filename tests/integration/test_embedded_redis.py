@@ -572,6 +572,22 @@ def test_a_server_whose_socket_was_removed_ends_by_name(
     place.serving(look)
 
 
+def test_a_server_whose_socket_was_replaced_ends_by_name(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by one who puts an old socket back: the pings go on over the connection that is open."""
+    monkeypatch.setattr(room, "PING_EVERY_S", 0.05)
+
+    async def look(server: EmbeddedRedis) -> None:
+        with socket.socket(socket.AF_UNIX) as old:
+            old.bind(str(place.home.redis_socket) + "2")
+            os.rename(str(place.home.redis_socket) + "2", place.home.redis_socket)
+            with pytest.raises(Failed, match=r"redis\.sock was replaced"):
+                await asyncio.wait_for(server.watch(), 10)
+
+    place.serving(look)
+
+
 def test_a_stopped_server_is_noticed_by_pings_of_its_own(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -102,6 +102,29 @@ class TestLocks:
 
         run(redis_server.address, body)
 
+    def test_priority_across_agents_and_none_is_starved(self, redis_server: Any) -> None:
+        """Six agents: whoever comes first in a set of names must not come first in the queue."""
+
+        async def body(e: Engine) -> None:
+            agents = [AgentName(name) for name in ("qa", "data", "infra", "code", "research", "web")]
+            await e.submit([task("first", locks=("repo",))])
+            holding = await claimed(e)
+            for agent in agents:
+                assert await e.claim(agent, WorkerId(f"{agent}.1"), 30) is None
+            wanted = [(8, 3), (2, 5), (9, 0), (5, 1), (7, 2), (3, 4)]
+            await e.submit(
+                [task(f"t{place}", agent=agents[place], priority=p, locks=("repo",)) for p, place in wanted]
+            )
+            came = []
+            for _ in wanted:
+                await e.finish(holding, OK)
+                (running,) = [view for view in await e.list_tasks() if view.state is S.ASSIGNED]
+                holding = await handed(e, WorkerId(f"{running.agent}.1"))
+                came.append(holding.spec.priority)
+            assert came == sorted(came, reverse=True)
+
+        run(redis_server.address, body)
+
     def test_two_locks_each_and_nobody_is_stuck(self, redis_server: Any) -> None:
         async def body(e: Engine) -> None:
             kinds = [("x",), ("y",), ("x", "y"), ("y", "x")]

@@ -17,10 +17,10 @@ from post_kit import AGENT, Town
 
 from ai_infra.agents.answers import Answers
 from ai_infra.agents.persist import RETRY_S
-from ai_infra.core.errors import ConnectorError, ConnectorRefused, ConnectorUnavailable
+from ai_infra.core.errors import ConnectorError, ConnectorRefused, ConnectorUnavailable, NotFound
 from ai_infra.core.home import Home
 from ai_infra.core.ids import AgentName, TaskId
-from ai_infra.messages.envelope import Envelope, MessageType, Payload, dump, load
+from ai_infra.messages.envelope import Envelope, MessageId, MessageType, Payload, dump, load
 from ai_infra.messages.post import Post
 from ai_infra.messages.trust import Identity, identity_of_agent
 from ai_infra.messages.views import Receipt, Verdict
@@ -496,5 +496,29 @@ def test_redis_is_emptied_under_an_agent_that_runs(town: Town) -> None:
                 assert told["worker"] == process.worker
                 await town.redis("FLUSHALL")
                 await town.redis("FUNCTION", "FLUSH")
+
+    town.run(body)
+
+
+def test_what_somebody_writes_beside_the_post_ends_no_agent_and_hides_no_message(town: Town) -> None:
+    async def body(town: Town) -> None:
+        for text in ("no json", "[]", '{"id": 1}', '{"id": null, "source": {}, "reason": [1]}', "[" * 9000):
+            await town.redis("RPUSH", "KEY:mail:door:code", text)
+        for words in (("m", "nobody"), ("x", "y"), ("m", ""), ("m", "a b", "more", "words")):
+            await town.redis("XADD", "KEY:mail:in:code", "*", *words)
+        await put(town, odd := town.message(), **{"v:code": "what"})
+        for message, field in (("m-empty", "z"), ("m-half", "e")):
+            await town.redis("HSET", f"KEY:msg:{message}", field, "1")
+            await town.redis("ZADD", "KEY:mail:all", 10**17, message)
+        await town.redis("XADD", "KEY:mail:events", "*", "m", "word")
+        note = await town.note()
+        async with town.life():
+            assert (await town.ended(note.id)).verdict is Verdict.ACCEPTED
+            await town.ended(odd.id)
+            await town.logged("message_refused", 9)
+        assert {view.id for view in await town.post.list_messages()} == {note.id}
+        with pytest.raises(NotFound):
+            await town.post.get(MessageId("m-half"))
+        assert (await town.post.events("0", 0.1))[0].what == ""
 
     town.run(body)

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ai_infra.core.errors import SystemProblem
 from ai_infra.core.ids import TaskId, WorkflowId
 from ai_infra.tasks.archive import Archive
 from ai_infra.tasks.members import Member, append, members, pack
@@ -57,6 +58,36 @@ def test_a_write_that_broke_off_anywhere_takes_nothing_else_with_it(texts: list[
         assert [(m.note["n"], m.read()) for m in members(path)] == list(enumerate(texts))
         append(path, b"more", {"n": len(texts)})
         assert gzip.decompress(path.read_bytes()) == b"".join(texts) + b"more"
+
+
+@pytest.mark.parametrize("at", [0, 10, 12, 16, 20])
+def test_a_damaged_part_is_never_cut_away_with_what_stands_behind_it(tmp_path: Path, at: int) -> None:
+    path = tmp_path / "x.gz"
+    for number in range(3):
+        append(path, b"text", {"n": number})
+    second = list(members(path))[1].start
+    damaged = bytearray(path.read_bytes())
+    damaged[second + at] ^= 0x41
+    path.write_bytes(damaged)
+    with pytest.raises(SystemProblem, match="move it away"):
+        append(path, b"more", {"n": 3})
+    assert path.read_bytes() == damaged
+
+
+def test_a_file_that_a_person_has_packed_anew_is_left_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "x.gz"
+    path.write_bytes(gzip.compress(b"edited"))
+    with pytest.raises(SystemProblem, match="changed by hand"):
+        append(path, b"more", {"n": 1})
+    assert gzip.decompress(path.read_bytes()) == b"edited"
+
+
+def test_what_was_made_longer_and_never_written_is_cut_away(tmp_path: Path) -> None:
+    path = tmp_path / "x.gz"
+    append(path, b"one", {"n": 1})
+    path.write_bytes(path.read_bytes() + bytes(5000))
+    append(path, b"two", {"n": 2})
+    assert gzip.decompress(path.read_bytes()) == b"onetwo"
 
 
 def test_any_gunzip_reads_it(tmp_path: Path) -> None:

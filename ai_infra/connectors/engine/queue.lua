@@ -85,25 +85,39 @@ local function make_ready(t, reason, ...)
   offer(t)
 end
 
+-- The first task of each agent that waits for a lock, in the order in which they would stand in one queue.
+local function firsts_waiting(name)
+  local firsts = {}
+  for _, agent in ipairs(call('SMEMBERS', P .. 'wanted:' .. name)) do
+    local first = call('ZRANGE', P .. 'wants:' .. name .. ' ' .. agent, 0, 0, 'WITHSCORES')
+    if first[1] then
+      firsts[#firsts + 1] = { id = first[1], score = tonumber(first[2]) }
+    else
+      call('SREM', P .. 'wanted:' .. name, agent)
+    end
+  end
+  table.sort(firsts, function(a, b) return a.score < b.score end)
+  return firsts
+end
+
 -- Locks that this call freed: of each agent that waits for one, the first task goes back to its queue. Should very
 -- many turn out to wait for another lock as well, the ticker goes on with them.
 local function wake_freed()
   local left = CHUNK
   while #FREED > 0 do
     local name = table.remove(FREED)
-    for _, agent in ipairs(call('SMEMBERS', P .. 'wanted:' .. name)) do
+    for _, first in ipairs(firsts_waiting(name)) do
       if call('EXISTS', P .. 'lock:' .. name) == 1 then break end
-      local first = call('ZRANGE', P .. 'wants:' .. name .. ' ' .. agent, 0, 0)[1]
-      if first and left == 0 then
+      if left == 0 then
         call('SADD', P .. 'freed', name)
         wake_timer(NOW)
-      elseif first then
-        local t = special(load(first))
+        break
+      end
+      local t = special(load(first.id))
+      if t.lw then
         leave_aside(t)
         offer(t)
         left = left - 1
-      else
-        call('SREM', P .. 'wanted:' .. name, agent)
       end
     end
   end
