@@ -552,3 +552,19 @@ class TestUpgrade:
                 assert await work_off(e) == ["a", "b"]
 
         asyncio.run(main())
+
+    def test_what_version_2_queued_is_not_overtaken_for_ever(self, redis_server: Any) -> None:
+        async def main() -> None:
+            async with engine_on(redis_server.address) as e:
+                await e.submit([task("low", priority=2), task("high", priority=9)])
+                send = e.connection.command
+                for number, name in enumerate(("low", "high"), 1):
+                    await send("HSET", f"ai:t:{name}", "q", number)
+                    await send("HDEL", f"ai:t:{name}", "sc")
+                await send("DEL", "ai:schema")
+            async with await Connection.open(redis_server.address) as connection:
+                e = Engine(connection, aging_s=3600)
+                await e.submit([task("new"), task("urgent", priority=10)])
+                assert await work_off(e) == ["high", "low", "urgent", "new"]
+
+        asyncio.run(main())

@@ -99,7 +99,7 @@ class Team(RuleBasedStateMachine):
     """Three workers of two agents. `held` is what each believes it holds: after a crash it may be wrong."""
 
     address: ClassVar[str]
-    kind: ClassVar[type[Connection]]
+    kind: ClassVar[type[Connection]] = Connection
 
     def __init__(self) -> None:
         super().__init__()

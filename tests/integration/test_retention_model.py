@@ -53,7 +53,8 @@ class Kept(Team):
         keys = self.wait(self.engine.connection.command("KEYS", prefix + "*"))
         headless = set() if any(view.spec.workflow for view in before.values()) else {"wf", "wfs"}
         assert {key.removeprefix(prefix).split(":")[0] for key in keys} <= LASTING | headless
-        assert all(int(count) == 0 for count in self.raw("HVALS", "n:code"))
+        counts = [*self.raw("HVALS", "n:code"), *self.raw("HVALS", "n:qa")]
+        assert all(int(count) == 0 for count in counts)
 
     def archive(self) -> set[TaskId]:
         gone: set[TaskId] = set()

@@ -3,8 +3,9 @@
 -- comes after it can run; it stays READY. Of those that wait for one lock, the first of each agent goes back to the
 -- queue when the lock is free; so for each agent, either the lock is taken, or nobody waits, or one of them is queued.
 
+-- Tasks that version 2 wrote have none, and small sequence numbers: by priority, then age, before all newer ones.
 local function queue_score(t)
-  return t.sc or int((10 - t.p) * NEVER + t.q)
+  return t.sc or int((10 - t.p) * 2 ^ 32 + t.q)
 end
 
 local function set_aside(t, why)
