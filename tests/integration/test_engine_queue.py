@@ -218,6 +218,15 @@ class TestClaim:
         run(redis_server.address, body)
 
 
+def test_an_agents_first_task_is_listed(redis_server: Any) -> None:
+    async def body(e: Engine) -> None:
+        await e.submit([task("a")])
+        assert [view.id for view in await e.list_tasks(agent=CODE)] == ["a"]
+        assert await e.list_tasks(agent=AgentName("other")) == []
+
+    run(redis_server.address, body)
+
+
 class TestFinish:
     def test_result_is_kept(self, redis_server: Any) -> None:
         async def body(e: Engine) -> None:

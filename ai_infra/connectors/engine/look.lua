@@ -119,11 +119,21 @@ local function each_candidate(state, agent, workflow, scan, visit)
   end
 end
 
--- Whether this agent surely has no such task; READY and held ones are not counted, but soon looked through.
+-- How many tasks are held, by workflow and by agent.
+local function held_by(field)
+  local out = {}
+  for _, id in ipairs(all_held()) do
+    local name = call('HGET', P .. 't:' .. id, field)
+    if name then out[name] = (out[name] or 0) + 1 end
+  end
+  return out
+end
+
+-- Whether this agent surely has no such task. READY and held ones are not counted, but soon looked through.
 local function has_none(state, agent)
   if agent == '' then return false end
-  if state == '' then return call('EXISTS', P .. 'n:' .. agent) == 0 end
-  return not UNCOUNTED[state] and tonumber(call('HGET', P .. 'n:' .. agent, state) or 0) == 0
+  if state ~= '' then return not UNCOUNTED[state] and tonumber(call('HGET', P .. 'n:' .. agent, state) or 0) == 0 end
+  return call('EXISTS', P .. 'n:' .. agent, P .. 'ready:' .. agent, P .. 'aside:' .. agent) == 0 and not held_by('a')[agent]
 end
 
 -- args: state or '', agent or '', workflow or '', limit, most tasks to look at
@@ -153,16 +163,6 @@ local function find(args)
       out[#out + 1] = id
       if #out == tonumber(args[2]) then break end
     end
-  end
-  return out
-end
-
--- How many tasks are held, by workflow and by agent.
-local function held_by(field)
-  local out = {}
-  for _, id in ipairs(all_held()) do
-    local name = call('HGET', P .. 't:' .. id, field)
-    if name then out[name] = (out[name] or 0) + 1 end
   end
   return out
 end
