@@ -17,7 +17,7 @@ from typing import Any
 from ai_infra.core.durable import FileLock, system_problem
 from ai_infra.core.errors import Conflict, SystemProblem
 from ai_infra.core.ids import TaskId, WorkflowId
-from ai_infra.tasks.members import Member, append, members
+from ai_infra.tasks.members import Member, append, check_rest, members
 from ai_infra.tasks.record import Record, TaskRecord, WorkflowRecord, read_fields, read_line
 from ai_infra.tasks.task import TaskView, WorkflowView
 
@@ -150,7 +150,10 @@ class Archive:
 
     def _members_of(self, path: Path) -> list[Member]:
         try:
-            return list(members(path))
+            found = list(members(path))
+            if found:  # else it is none of ours
+                check_rest(path, found[-1].start + found[-1].size)
+            return found
         except OSError as exc:
             raise system_problem(path, exc) from exc
 

@@ -94,19 +94,23 @@ def _member_at(path: Path, file: IO[bytes], start: int, end: int) -> Member | No
     return Member(path=path, start=start, size=size, note=note) if isinstance(note, dict) else None
 
 
-def _check_torn(path: Path, file: IO[bytes], start: int) -> None:
-    """Raise SystemProblem unless what stands from `start` on is the beginning of one member, or was never
-    written.
+def check_rest(path: Path, start: int) -> None:
+    """Raise SystemProblem when what stands from `start` on, behind the last whole member, was confirmed once.
+
+    The beginning of one member was not, nor what the disk never wrote. Raises OSError.
     """
-    file.seek(start)
-    rest = file.read()
+    with open(path, "rb") as file:
+        file.seek(start)
+        rest = file.read()
+        if not rest.strip(b"\0") or _member_at(path, file, start, start + len(rest)):  # it has just come
+            return
     torn = rest[:4] == _MAGIC[: len(rest)] and not _ANOTHER.search(rest, 1)
     if torn and len(rest) >= _HEAD.size + _FIELD.size:
         mark, _, size = _FIELD.unpack_from(rest, _HEAD.size)
         torn = mark == _MARK and size > len(rest)
-    if rest.strip(b"\0") and not torn:
+    if not torn:
         raise SystemProblem(
-            f"{path}: is damaged at byte {start} or was changed by hand; what stands there would be lost: "
+            f"{path}: is damaged at byte {start} or was changed by hand; what stands there cannot be read; "
             "move it away to go on without it"
         )
 
@@ -121,7 +125,7 @@ def append(path: Path, data: bytes, note: Mapping[str, Any]) -> None:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         with os.fdopen(fd, "r+b") as file:
             end = sum(member.size for member in members(path))
-            _check_torn(path, file, end)
+            check_rest(path, end)
             file.truncate(end)
             file.seek(end)
             file.write(pack(data, note))

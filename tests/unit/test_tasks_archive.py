@@ -90,6 +90,19 @@ def test_what_was_made_longer_and_never_written_is_cut_away(tmp_path: Path) -> N
     assert gzip.decompress(path.read_bytes()) == b"onetwo"
 
 
+def test_who_reads_is_told_of_a_damaged_part_and_not_that_there_is_no_such_task(tmp_path: Path) -> None:
+    archive = Archive(tmp_path)
+    for name in "abc":
+        archive.append([record(name)])
+    (path,) = archive.files()
+    damaged = bytearray(path.read_bytes())
+    damaged[list(members(path))[1].start + 13] ^= 1
+    path.write_bytes(damaged)
+    for look in (lambda: archive.find("b"), lambda: list(archive.ended()), lambda: list(archive.in_order())):
+        with pytest.raises(SystemProblem, match="is damaged at byte"):
+            look()
+
+
 def test_any_gunzip_reads_it(tmp_path: Path) -> None:
     archive = Archive(tmp_path)
     archive.append([flow_record("w"), record("a", flow="w")])
