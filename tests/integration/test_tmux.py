@@ -446,7 +446,7 @@ def test_the_only_line_of_a_window_that_died_at_once_is_still_shown(server: Serv
         server.respawn(pane, ["sh", "-c", f"echo no settings {i}; exit 6"])
         wait_until(lambda: server.wait_dead("code").pid != pane.pid, 10, "it has died")
         shown = wait_until(
-            lambda i=i: f"no settings {i}" in go(server.tmux.capture(pane, 8)), 1, "its line is shown"
+            lambda i=i: f"no settings {i}" in go(server.tmux.capture(pane, 8)), 10, "its line is shown"
         )
         assert shown
 
