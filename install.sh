@@ -716,8 +716,6 @@ run_tests() {
     exec 9<&-
     rm -rf -- "$WORK"
     trap - EXIT
-    # all of them: files side by side, for most of the time is waiting; more than four would crowd a small machine
-    ((${#TEST_ARGS[@]})) || TEST_ARGS=(-n auto --maxprocesses 4 --dist loadfile)
     exec .venv/bin/python -m pytest "${TEST_ARGS[@]}"
 }
 
