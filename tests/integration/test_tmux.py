@@ -442,7 +442,7 @@ def test_a_program_that_does_not_exist(server: Server) -> None:
 def test_the_only_line_of_a_window_that_died_at_once_is_still_shown(server: Server) -> None:
     """`up` shows these lines to say why a window does not come up.
 
-    Under load the kernel may hand a line over only after tmux has closed the pane; so not all of them are asked for.
+    Under load the kernel may hand a line over only after tmux has closed the pane; so not all are asked for.
     """
     pane = server.make("code")["code"]
     seen = 0
