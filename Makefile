@@ -20,8 +20,8 @@ check: $(PY)  ## format, lint, types, shell scripts, unit tests; half a minute a
 	@if command -v shellcheck >/dev/null; then shellcheck install.sh scripts/*.sh .ci/run; fi
 	$(PY) -m pytest -q tests/unit
 
-test:  ## all tests, with what they need installed first; files side by side, for most of the time is waiting
-	./install.sh --test -n auto --maxprocesses 4 --dist loadfile
+test:  ## all tests, with what they need installed first
+	./install.sh --test
 
 format: $(PY)  ## lay out and tidy the Python sources
 	$(PY) -m ruff check --fix-only $(SOURCES)
