@@ -9,7 +9,17 @@ import click
 from ai_infra.app.command import engine_now, settings_from_env
 from ai_infra.app.lookup import find_id, find_task
 from ai_infra.cli.finding import agent_of_tasks
-from ai_infra.cli.output import examples, json_option, plain, print_json, run_async, say, show, width
+from ai_infra.cli.output import (
+    examples,
+    json_option,
+    plain,
+    print_json,
+    run_async,
+    say,
+    show,
+    show_task,
+    width,
+)
 from ai_infra.core import ids
 from ai_infra.core.errors import Conflict, Exit, NotFound, UsageError
 from ai_infra.core.settings import Settings
@@ -84,9 +94,7 @@ def show_(id: str, as_json: bool) -> None:
     if as_json:
         print_json(_letter(view))
         return
-    from ai_infra.dashboard.tables import task_detail
-
-    show(task_detail(view, width()))
+    show_task(view, as_json=False)
 
 
 @examples(
