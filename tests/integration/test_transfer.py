@@ -24,7 +24,7 @@ from ai_infra.tasks.handoff import hand_over
 from ai_infra.tasks.record import TaskRecord
 from ai_infra.tasks.task import NeedsRule, Outcome, State, TaskView, WorkflowHeader
 from ai_infra.tasks.transfer import Imported, export_lines, import_file
-from tests.conftest import RedisServer, new_redis, remove_redis
+from tests.conftest import RedisServer, running_redis
 
 FLOW = WorkflowId("w-1")
 HEADER = WorkflowHeader(id=FLOW, name="flow", params={"a": "ü"})
@@ -33,12 +33,8 @@ HEADER = WorkflowHeader(id=FLOW, name="flow", params={"a": "ü"})
 @pytest.fixture
 def other_redis() -> Iterator[RedisServer]:
     """Another installation's server."""
-    server = new_redis()
-    try:
-        server.start()
+    with running_redis() as server:
         yield server
-    finally:
-        remove_redis(server)
 
 
 @pytest.fixture
